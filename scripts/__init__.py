@@ -1,0 +1,1 @@
+"""The command `inferops`: one module per noun, verbs in cli.py."""
