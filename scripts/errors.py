@@ -1,7 +1,7 @@
 """The error tree: every error names the thing that is wrong and the next step.
 
-Knows nothing of Azure, of HTTP, or of how an error is printed. A caller catches at the level it cares about; the command
-line turns what is left into a message and the error's exit code.
+Knows nothing of Azure, of HTTP, or of how an error is printed. A caller catches at the level it cares about; the
+command line turns what is left into a message and the error's exit code.
 """
 
 from __future__ import annotations
