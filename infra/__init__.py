@@ -1,0 +1,1 @@
+"""The infrastructure: the template in provision/, and its local stand-in in emulator/."""
