@@ -1,0 +1,78 @@
+"""`python -m infra.emulator [--state DIR] [--port PORT]`: serves until SIGTERM or SIGINT, then ends what it started.
+
+Once it can be called it prints one line of JSON on stdout, all that a client must be told; messages go to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def main() -> int:
+    """Exit codes: 0 stopped by a signal, 1 the port is taken, 2 another stand-in serves the folder."""
+    arguments = _parser().parse_args()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with _alone(arguments.state) as alone:
+        if not alone:
+            print(
+                f"Another stand-in already serves {arguments.state}. End it first, or choose another --state.",
+                file=sys.stderr,
+            )
+            return 2
+        return asyncio.run(_serve(arguments.state, arguments.port))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m infra.emulator", description="Azure on one machine, on loopback.")
+    parser.add_argument(
+        "--state", type=Path, default=Path(".local/state"), help="the folder that holds the cloud (%(default)s)"
+    )
+    parser.add_argument("--port", type=int, help="the TLS port (default: the folder's last one, or a free one)")
+    return parser
+
+
+@contextlib.contextmanager
+def _alone(state: Path) -> Iterator[bool]:
+    """Whether this process holds the folder; the hold ends with the process, however it ends."""
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (state / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+async def _serve(state: Path, port: int | None) -> int:
+    from infra.emulator.server import PortTaken, StandIn
+
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        stand_in = StandIn(state, port)
+    except PortTaken as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    try:
+        await stand_in.start()
+        print(json.dumps(stand_in.announcement()), flush=True)
+        await stopping.wait()
+    finally:
+        await stand_in.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""What the tests share: the stand-in for Azure as a real process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass
+class RunningStandIn:
+    """A stand-in in a process of its own, and what it announced."""
+
+    state: Path
+    process: subprocess.Popen[str]
+    announcement: dict[str, str]
+    log: Path
+
+    @property
+    def announcement_file(self) -> Path:
+        """Where INFEROPS_STAND_IN points to."""
+        path = self.state.parent / f"{self.state.name}.json"
+        path.write_text(json.dumps(self.announcement))
+        return path
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def running_stand_in(state: Path, *arguments: str) -> Iterator[RunningStandIn]:
+    """Starts a stand-in on the state folder and stops it by SIGTERM, which must end it within 10 s with exit code 0."""
+    log = state.parent / f"{state.name}.log"
+    with log.open("a") as messages:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "infra.emulator", "--state", str(state), *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            text=True,
+        )
+    try:
+        assert process.stdout is not None
+        line = _first_line(process.stdout, seconds=30)
+        assert line, f"the stand-in did not start:\n{log.read_text()}"
+        yield RunningStandIn(state, process, json.loads(line), log)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                code = process.wait(timeout=12)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise AssertionError(f"the stand-in did not stop:\n{log.read_text()[-4000:]}") from None
+            assert code == 0, log.read_text()[-4000:]
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _first_line(stream: IO[str], seconds: float) -> str:
+    """The first line, or an empty text when none comes in time."""
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.append(stream.readline()), daemon=True)
+    reader.start()
+    reader.join(seconds)
+    return lines[0] if lines else ""
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStandIn]:
+    """One stand-in for the whole session: a test uses a resource group of its own."""
+    with running_stand_in(tmp_path_factory.mktemp("stand-in") / "state") as running:
+        yield running
+
+
+@pytest.fixture
+def own_stand_in(tmp_path: Path) -> Iterator[RunningStandIn]:
+    """A stand-in that belongs to one test alone: it may be killed, and starts empty."""
+    with running_stand_in(tmp_path / "state") as running:
+        yield running
