@@ -6,7 +6,8 @@ command line turns what is left into a message and the error's exit code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -47,7 +48,9 @@ class Problem:
     def __str__(self) -> str:
         place = ": ".join(part for part in (self.file, self.where) if part)
         shown = "" if self.value is None else f" (found {self.value})"
-        return f"{place + ': ' if place else ''}{self.message}{shown}. {self.next_step}"
+        sentence = self.message.rstrip(".") + shown
+        stop = "" if sentence.endswith("?") else "."
+        return f"{place + ': ' if place else ''}{sentence}{stop} {self.next_step.rstrip('.')}."
 
 
 class BadInput(InferopsError):
@@ -63,6 +66,13 @@ class BadInput(InferopsError):
             "Correct what is listed and run the same command again.",
             details=[str(problem) for problem in self.problems],
         )
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """The end of a message that names the choice nearest to a misspelt word; empty when none is near."""
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]}?" if close else ""
 
 
 class Interrupted(InferopsError):
