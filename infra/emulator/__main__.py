@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -42,14 +43,17 @@ def _parser() -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def _alone(state: Path) -> Iterator[bool]:
-    """Whether this process holds the folder; the hold ends with the process, however it ends."""
+    """Whether this process holds the folder; the hold ends with the process, however it ends. The lock tells its id."""
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (state / "lock").open("w") as lock:
+    with (state / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
         else:
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
             yield True
 
 

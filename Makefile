@@ -1,0 +1,72 @@
+# Everything a person types. `make help` lists it.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+# The person's own uv, else one that belongs to this folder.
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
+QUESTION ?= What is a LoRA adapter?
+
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: local
+local: export INFERENCE_API_KEY = $(shell cat .local/api-key 2>/dev/null)
+local: .local/api-key $(VENV)/.installed ## set everything up on this machine, ask the model a question
+	@$(BIN)/python -m infra.emulator.background start
+	@$(BIN)/python -m infra.emulator.finetuning
+	@INFERENCE_API_KEY="$$(cat .local/api-key)"; export INFERENCE_API_KEY; \
+	 $(BIN)/inferops what-if local && $(BIN)/inferops provision local && $(BIN)/inferops deploy local && \
+	 $(BIN)/inferops chat local "$(QUESTION)"
+	@$(BIN)/python -m infra.emulator.background tell
+
+.PHONY: local-down
+local-down: ## end everything that `make local` started (its data stays in .local)
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m infra.emulator.background stop; else echo "Nothing runs: there is no $(VENV)."; fi
+
+.PHONY: test
+test: $(VENV)/.installed ## the whole suite
+	@$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+
+.PHONY: check
+check: $(VENV)/.installed ## style, types, workflows
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy scripts infra inference tests
+	$(BIN)/zizmor --offline --quiet .github
+
+.PHONY: lock
+lock: $(UV) ## make the locks in requirements/ anew from pyproject.toml
+	$(LOCK) pyproject.toml -o requirements/cli.txt
+	$(LOCK) --group inference -c requirements/cli.txt -o requirements/inference.txt
+	$(LOCK) pyproject.toml --group dev -c requirements/cli.txt -c requirements/inference.txt -o requirements/dev.txt
+
+.PHONY: template
+template: ## compile infra/provision/inference.bicep (needs `bicep`)
+	bicep build infra/provision/inference.bicep
+
+.local/api-key:
+	@mkdir -p .local && umask 077 && $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24))' > $@
+
+# The copy of inference.txt tells a replica on this machine which lock its Python was installed from (inference/start.sh).
+$(VENV)/.installed: requirements/dev.txt pyproject.toml | $(UV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; this is " + sys.version.split()[0] + ". Another one: make PYTHON=python3.12 ...")'
+	@echo "Installing the dependencies as locked into $(VENV) (about 6 GB with torch; well under a minute on a fast network) ..."
+	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	@$(UV) pip sync --python $(BIN)/python --require-hashes requirements/dev.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@cp requirements/inference.txt $(VENV)/inference.txt
+	@touch $@
+
+.uv/bin/uv:
+	@echo "Bringing uv $(UV_VERSION) into .uv ..."
+	@$(PYTHON) -m venv .uv 2>/dev/null && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) \
+	 || { rm -rf .uv; $(PYTHON) -m pip install --quiet --disable-pip-version-check --prefix .uv uv==$(UV_VERSION); } \
+	 || { rm -rf .uv; echo "uv could not be installed: $(PYTHON) has neither venv nor pip. Install one (Debian: apt install python3-venv) or uv itself." >&2; exit 1; }
