@@ -1,0 +1,179 @@
+"""An endpoint -> Proof: the checks made before the configuration is published.
+
+Knows what a served release must do as a caller sees it; knows no Azure, no share, and not what happens when it fails.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from scripts.endpoint import Endpoint
+from scripts.errors import CloudError, NotSignedIn, Unreachable
+
+ANSWER_TOKENS = 64
+"""The most tokens a checked answer has; a proof is about the app and not about long answers."""
+
+_QUESTION = "Say hello."
+_ATTEMPTS = 3
+_PAUSE_SECONDS = 2.0
+_GATEWAY = {502, 503, 504}
+
+
+@dataclass(frozen=True)
+class ExpectedAnswer:
+    """A prompt and a text that the answer at temperature 0 must contain."""
+
+    prompt: str
+    contains: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. detail is one line: what came, or what is wrong."""
+
+    name: str
+    passed: bool
+    detail: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "passed": self.passed, "detail": self.detail, "seconds": round(self.seconds, 3)}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """All checks, in the order in which they were made."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"passed": self.passed, "checks": [check.to_json() for check in self.checks]}
+
+
+class _Wrong(Exception):
+    """A check's finding, in one line."""
+
+
+def prove(
+    endpoint: Endpoint,
+    *,
+    release: str,
+    models: Sequence[str],
+    expected: Sequence[ExpectedAnswer] = (),
+    on_check: Callable[[Check], None] | None = None,
+) -> Proof:
+    """Make every check, also after one has failed.
+
+    models are the names that must be offered: the base and the adapters. on_check gets each check as it is made. Never raises for what the endpoint does: that is what a failed check says.
+    """
+    steps: list[tuple[str, Callable[[], str]]] = [
+        ("ready under the release", partial(_ready, endpoint, release)),
+        ("models are listed", partial(_models, endpoint, models)),
+        ("an authenticated chat answers", partial(_chat, endpoint)),
+        ("a streamed chat ends with [DONE]", partial(_stream, endpoint)),
+        ("a chat without a key gets 401", partial(_refused, endpoint, None)),
+        ("a chat with a wrong key gets 401", partial(_refused, endpoint, secrets.token_urlsafe(16))),
+    ]
+    for wanted in expected:
+        name = f"the answer to {_shortened(wanted.prompt)!r} contains {_shortened(wanted.contains)!r}"
+        steps.append((name, partial(_contains, endpoint, wanted)))
+    checks = []
+    for name, step in steps:
+        check = _made(name, step)
+        checks.append(check)
+        if on_check:
+            on_check(check)
+    return Proof(tuple(checks))
+
+
+def _made(name: str, step: Callable[[], str]) -> Check:
+    """Run one check. An ingress that has no replica to ask yet gets two more chances, and then the detail says so."""
+    started = time.monotonic()
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            passed, detail = True, step()
+        except _Wrong as finding:
+            passed, detail = False, str(finding)
+        except CloudError as error:
+            passed, detail = False, error.message
+            if attempt < _ATTEMPTS and (isinstance(error, Unreachable) or error.status in _GATEWAY):
+                time.sleep(_PAUSE_SECONDS)
+                continue
+        break
+    if attempt > 1:
+        detail = f"{detail} (attempt {attempt})"
+    return Check(name, passed, detail, time.monotonic() - started)
+
+
+def _ready(endpoint: Endpoint, release: str) -> str:
+    readiness = endpoint.ready()
+    if readiness.http_status != 200 or readiness.status != "ready":
+        raise _Wrong(f"/ready says {readiness.status} (HTTP {readiness.http_status}): {readiness.error or 'no reason'}")
+    if readiness.release != release:
+        raise _Wrong(f"/ready names the release {readiness.release}, not {release}")
+    return f"release {release}"
+
+
+def _models(endpoint: Endpoint, wanted: Sequence[str]) -> str:
+    offered = endpoint.models()
+    missing = [name for name in wanted if name not in offered]
+    if missing:
+        raise _Wrong(f"not offered: {', '.join(missing)}; offered: {', '.join(offered) or 'none'}")
+    return ", ".join(offered)
+
+
+def _chat(endpoint: Endpoint) -> str:
+    answer = endpoint.chat(_QUESTION, max_tokens=ANSWER_TOKENS, temperature=0)
+    if not answer.text.strip():
+        raise _Wrong("the answer is empty")
+    if not {"prompt_tokens", "completion_tokens", "total_tokens"} <= answer.usage.keys():
+        raise _Wrong("the answer carries no usage (prompt, completion and total tokens)")
+    return f"{answer.usage['completion_tokens']} tokens by {answer.model} in {answer.seconds:.2f} s"
+
+
+def _stream(endpoint: Endpoint) -> str:
+    pieces: list[str] = []
+    answer = endpoint.stream_chat(_QUESTION, pieces.append, max_tokens=ANSWER_TOKENS, temperature=0)
+    if not answer.text.strip():
+        raise _Wrong("the streamed answer is empty")
+    return f"{len(pieces)} pieces in {answer.seconds:.2f} s"
+
+
+def _refused(endpoint: Endpoint, key: str | None) -> str:
+    with endpoint.with_key(key) as stranger:
+        try:
+            stranger.chat(_QUESTION, max_tokens=1)
+        except NotSignedIn:
+            return "HTTP 401"
+        except Unreachable:
+            raise
+        except CloudError as error:
+            if error.status in _GATEWAY:
+                raise
+            raise _Wrong(f"expected HTTP 401: {error.message}") from None
+    raise _Wrong("the app answered: anybody may use it")
+
+
+def _contains(endpoint: Endpoint, wanted: ExpectedAnswer) -> str:
+    answer = endpoint.chat(wanted.prompt, max_tokens=ANSWER_TOKENS, temperature=0)
+    if wanted.contains not in answer.text:
+        raise _Wrong(f"the answer of {answer.model} is {_shortened(answer.text, 200)!r}")
+    return _shortened(answer.text, 200)
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 3] + "..."

@@ -1,0 +1,424 @@
+"""Bundles -> a release: its id, its manifest, its folder on the share; which release is current; who may change that.
+
+A release is immutable and named by the hash of its contents. Its folder gets its name only when it is complete, in one
+rename, and `current` is replaced in one request: whoever reads the share at any moment, in the middle of any failure,
+sees one whole release. Knows the share's layout and no container app.
+
+    current                      one line: releases/<id>
+    releases/<id>/               the code, the lock of its dependencies, and release.json
+    adapters/<name>/<hash>/      model folders uploaded from here; a base model has the reserved name `base`
+    */.incomplete-<name>/        an upload under way, or cut off: the next upload of the same contents continues it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from scripts import cloud
+from scripts import share as share_module
+from scripts.errors import BadInput, CloudError, InferopsError, Locked, Problem
+from scripts.share import FileEntry, LocalFile, Progress, SyncPlan
+
+if TYPE_CHECKING:
+    from scripts.cloud import ShareClient, ShareLeaseClient
+
+CURRENT = "current"
+RELEASES = "releases"
+ADAPTERS = "adapters"
+MANIFEST = "release.json"
+BASE = "base"
+"""The name under adapters/ that a base model uploaded from this machine gets; no adapter may have it."""
+
+CODE = ("inference", "requirements/inference.txt")
+"""What of the repository a release carries: the code, and the lock of what it needs."""
+
+BASE_MARK = "config.json"
+ADAPTER_MARK = "adapter_config.json"
+"""The file that makes a folder a base model, or an adapter (the names that transformers and peft write)."""
+
+LEASE_SECONDS = 60
+"""How long a lease lives without a renewal: the longest that a share's lease may be finite (REST: Lease Share)."""
+
+_ID_DIGITS = 16
+_CURRENT_LINE = re.compile(r"releases/([A-Za-z0-9][A-Za-z0-9._-]*)\n?")
+_FOLDERS_SEARCHED = 100
+_FOLDERS_NAMED = 20
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a release holds. commit and time (ISO 8601, UTC) tell when it was made and are no part of its identity.
+
+    files are the code and the lock, by paths within the release. base and the adapters' values are folders on the
+    share, relative to its root.
+    """
+
+    id: str
+    commit: str | None
+    time: str
+    files: tuple[FileEntry, ...]
+    base: str
+    adapters: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """release.json as a value."""
+        return {
+            "id": self.id,
+            "commit": self.commit,
+            "time": self.time,
+            "files": {entry.path: {"sha256": entry.sha256, "bytes": entry.bytes} for entry in self.files},
+            "base": self.base,
+            "adapters": dict(self.adapters),
+        }
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model folder of this machine, and the folder on the share that its contents' hash gives it."""
+
+    folder: str
+    files: tuple[LocalFile, ...]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A release with everything that it needs from this machine. key_of says which key named a folder on the share."""
+
+    release: Release
+    code: tuple[LocalFile, ...]
+    bundles: tuple[Bundle, ...]
+
+    @property
+    def uploaded_folders(self) -> frozenset[str]:
+        return frozenset(bundle.folder for bundle in self.bundles)
+
+
+def prepare(
+    repository: Path,
+    *,
+    base: str | Path,
+    adapters: Mapping[str, str | Path],
+    commit: str | None,
+    made_at: datetime | None = None,
+) -> Package:
+    """Read the bundles and name the release. A str is a folder on the share, a Path one on this machine.
+
+    Touches no network. Raises BadInput with every file that cannot be sent and every local folder that is no model.
+    """
+    problems: list[Problem] = []
+    bundles: list[Bundle] = []
+
+    def folder_of(name: str, where: str | Path, mark: str, key: str) -> str:
+        if isinstance(where, str):
+            return where.strip("/")
+        try:
+            files = share_module.read_local({"": where})
+        except BadInput as error:
+            problems.extend(error.problems)
+            return ""
+        if not any(file.entry.path == mark for file in files):
+            advice = f"Name a folder that has one; {key} of the environment names this one."
+            problems.append(Problem(str(where), "", None, f"the folder has no {mark}", advice))
+        folder = f"{ADAPTERS}/{name}/{_hash([_identity(file.entry) for file in files])}"
+        bundles.append(Bundle(folder, files))
+        return folder
+
+    try:
+        code = share_module.read_local({path: repository / path for path in CODE})
+    except BadInput as error:
+        problems.extend(error.problems)
+        code = ()
+    if BASE in adapters:
+        advice = "Give the adapter another name in model.adapters."
+        problems.append(
+            Problem(None, f"model.adapters.{BASE}", None, "the name is reserved for the base model", advice)
+        )
+    base_folder = folder_of(BASE, base, BASE_MARK, "model.base")
+    adapter_folders = {
+        name: folder_of(name, where, ADAPTER_MARK, f"model.adapters.{name}") for name, where in adapters.items()
+    }
+    if problems:
+        raise BadInput(problems)
+    files = tuple(file.entry for file in code)
+    identity = {"files": [_identity(entry) for entry in files], "base": base_folder, "adapters": adapter_folders}
+    moment = (made_at or datetime.now(timezone.utc)).astimezone(timezone.utc)
+    release = Release(
+        id=_hash(identity),
+        commit=commit,
+        time=moment.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        files=files,
+        base=base_folder,
+        adapters=adapter_folders,
+    )
+    return Package(release, code, tuple(bundles))
+
+
+def check_folders(share: ShareClient, package: Package, *, described_in: str) -> None:
+    """See that the model folders which the release takes from the share are there (one request each).
+
+    described_in is the file that named them, for the message. Raises BadInput with every missing one and with the
+    folders of the share that would do.
+    """
+    release, uploaded = package.release, package.uploaded_folders
+    wanted = [("model.base", release.base, BASE_MARK)]
+    wanted += [(f"model.adapters.{name}", folder, ADAPTER_MARK) for name, folder in release.adapters.items()]
+    missing = [
+        (key, folder, mark)
+        for key, folder, mark in wanted
+        if folder not in uploaded and not share_module.file_exists(share, f"{folder}/{mark}")
+    ]
+    if not missing:
+        return
+    found = _model_folders(share, {mark for _, _, mark in missing})
+    problems = []
+    for key, folder, mark in missing:
+        candidates = found[mark]
+        if candidates:
+            shown = ", ".join(candidates[:_FOLDERS_NAMED]) + (", ..." if len(candidates) > _FOLDERS_NAMED else "")
+            advice = f"Folders on the share that have one: {shown}. Name one of them, or a local folder."
+        else:
+            advice = "No folder on the share has one: let fine-tuning write it there, or name a local folder."
+        problems.append(Problem(described_in, key, folder, f"the share has no {folder}/{mark}", advice))
+    raise BadInput(problems)
+
+
+def plan(share: ShareClient, package: Package) -> SyncPlan:
+    """What the release changes against the current one, by the manifests (two requests, nothing is written)."""
+    current = read_current(share)
+    before = read_release(share, current) if current else None
+    target = f"{RELEASES}/{package.release.id}"
+    return share_module.plan(package.code, before.files if before else (), folder=target)
+
+
+def upload(
+    share: ShareClient,
+    package: Package,
+    lock: Lock,
+    *,
+    progress: Callable[[str, Progress], None] | None = None,
+) -> tuple[str, ...]:
+    """Bring the release and its bundles onto the share, bundles first; returns the folders that were made.
+
+    What is there already is not sent again. progress gets the folder and how far its upload is. Raises CloudError,
+    Locked when the lease was lost meanwhile, InferopsError when a file changed during the upload.
+    """
+    manifest = json.dumps(package.release.to_json(), indent=2).encode() + b"\n"
+    made = [
+        bundle.folder for bundle in package.bundles if _place(share, bundle.folder, bundle.files, {}, lock, progress)
+    ]
+    folder = f"{RELEASES}/{package.release.id}"
+    if _place(share, folder, package.code, {MANIFEST: manifest}, lock, progress):
+        made.append(folder)
+    return tuple(made)
+
+
+def read_current(share: ShareClient) -> str | None:
+    """The id of the release in use; None when there is none yet. Raises InferopsError when `current` makes no sense."""
+    content = share_module.read_small_file(share, CURRENT)
+    if content is None:
+        return None
+    match = _CURRENT_LINE.fullmatch(content.decode("utf-8", "backslashreplace"))
+    if match is None:
+        raise InferopsError(
+            f"The file '{CURRENT}' on the share does not name a release: it holds {content[:80]!r}.",
+            f"Something other than a deploy wrote it. Delete the file '{CURRENT}' and deploy again.",
+        )
+    return match.group(1)
+
+
+def set_current(share: ShareClient, release_id: str, lock: Lock) -> None:
+    """Put a release into use, in one request. Replicas notice at their next start."""
+    lock.check()
+    share_module.write_small_file(share, CURRENT, f"{RELEASES}/{release_id}\n".encode())
+
+
+def remove_current(share: ShareClient, lock: Lock) -> None:
+    """Take the first release out of use when it failed and there is none to go back to: replicas wait again."""
+    lock.check()
+    share_module.delete_file(share, CURRENT)
+
+
+def read_release(share: ShareClient, release_id: str) -> Release | None:
+    """A release by its id; None when the share has no such release. Raises InferopsError for a broken manifest."""
+    path = f"{RELEASES}/{release_id}/{MANIFEST}"
+    content = share_module.read_small_file(share, path)
+    if content is None:
+        return None
+    try:
+        value = json.loads(content)
+        return Release(
+            id=str(value["id"]),
+            commit=value["commit"],
+            time=str(value["time"]),
+            files=tuple(
+                FileEntry(name, int(file["bytes"]), str(file["sha256"])) for name, file in value["files"].items()
+            ),
+            base=str(value["base"]),
+            adapters={str(name): str(folder) for name, folder in value["adapters"].items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InferopsError(
+            f"The file {path} on the share is not a release's manifest.",
+            f"Delete the folder {RELEASES}/{release_id} unless it is in use, and deploy again.",
+        ) from None
+
+
+def history(share: ShareClient) -> tuple[Release, ...]:
+    """Every whole release on the share, newest first (one request for the list and one for each release)."""
+    names = [
+        name for name, size in share_module.list_folder(share, RELEASES) if size is None and not name.startswith(".")
+    ]
+    with ThreadPoolExecutor(share_module.PARALLEL_REQUESTS) as pool:
+        releases = [release for release in pool.map(lambda name: read_release(share, name), names) if release]
+    return tuple(sorted(releases, key=lambda release: (release.time, release.id), reverse=True))
+
+
+class Lock:
+    """The right to change the share's releases: a lease on the share, renewed by a thread while the block runs.
+
+    A holder that dies frees it within lease_seconds, because nobody renews it. wait_seconds is how long to wait for
+    another holder before Locked is raised; say gets a line when there is something to wait for or to worry about.
+    """
+
+    def __init__(
+        self,
+        share: ShareClient,
+        *,
+        wait_seconds: float = 0,
+        lease_seconds: int = LEASE_SECONDS,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self._share = share
+        self._wait_seconds = wait_seconds
+        self._lease_seconds = lease_seconds
+        self._say = say
+        self._lease: ShareLeaseClient | None = None
+        self._held_until = 0.0
+        self._stop = threading.Event()
+        self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def __enter__(self) -> Lock:
+        give_up_at = time.monotonic() + self._wait_seconds
+        waiting = False
+        while not self._acquire():
+            if time.monotonic() >= give_up_at:
+                raise Locked(
+                    f"Another deploy holds the file share '{self._share.share_name}'; nothing was changed.",
+                    f"Run the same command again when it has ended. If it was killed, the share frees itself within "
+                    f"{self._lease_seconds} seconds.",
+                )
+            if not waiting and self._say:
+                self._say(f"waiting up to {self._wait_seconds:.0f} s for another deploy that holds the share")
+            waiting = True
+            time.sleep(min(1.0, max(0.0, give_up_at - time.monotonic())))
+        self._renewer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._renewer.join()
+        if self._lease is None:
+            return
+        try:
+            with cloud.translated("releasing the lease on the share"):
+                self._lease.release()
+        except CloudError as failure:
+            # What was to be done under the lease is done or failed by itself; the lease ends without us.
+            if self._say:
+                self._say(f"the lease on the share was not released and ends by itself: {failure.message}")
+
+    def check(self) -> None:
+        """Raise Locked unless the lease is certainly still ours (no request)."""
+        if time.monotonic() >= self._held_until:
+            raise Locked(
+                f"The lease on the file share '{self._share.share_name}' was lost: it could not be renewed in time, "
+                "and another deploy may have started. The release in use was not touched.",
+                "Run the same command again.",
+            )
+
+    def _acquire(self) -> bool:
+        asked_at = time.monotonic()
+        try:
+            with cloud.translated("taking the lease on the share"):
+                self._lease = self._share.acquire_lease(lease_duration=self._lease_seconds)
+        except CloudError as error:
+            if error.code == "LeaseAlreadyPresent":
+                return False
+            raise
+        self._held_until = asked_at + self._lease_seconds
+        return True
+
+    def _renew(self) -> None:
+        while self._lease is not None and not self._stop.wait(self._lease_seconds / 4):
+            asked_at = time.monotonic()
+            try:
+                with cloud.translated("renewing the lease on the share"):
+                    self._lease.renew()
+            except CloudError as error:
+                if self._say:
+                    self._say(f"the lease on the share could not be renewed: {error.message}")
+            else:
+                self._held_until = asked_at + self._lease_seconds
+
+
+def _place(
+    share: ShareClient,
+    folder: str,
+    files: tuple[LocalFile, ...],
+    documents: Mapping[str, bytes],
+    lock: Lock,
+    progress: Callable[[str, Progress], None] | None,
+) -> bool:
+    """Make the folder hold the files, whole or not at all; False when it is there, which means that it is whole."""
+    if share_module.folder_exists(share, folder):
+        return False
+    parent, _, name = folder.rpartition("/")
+    incomplete = f"{parent}/.incomplete-{name}"
+    sync_plan = share_module.plan(files, share_module.read_remote(share, incomplete), folder=incomplete)
+    share_module.apply(
+        share, sync_plan, files, progress=None if progress is None else lambda done: progress(folder, done)
+    )
+    for path, content in documents.items():
+        share_module.write_small_file(share, f"{incomplete}/{path}", content)
+    lock.check()
+    share_module.move_folder(share, incomplete, folder)
+    return True
+
+
+def _model_folders(share: ShareClient, marks: Iterable[str]) -> dict[str, list[str]]:
+    """mark -> the folders of the share that hold such a file, nearest to the root first; the search is bounded."""
+    found: dict[str, list[str]] = {mark: [] for mark in marks}
+    waiting = [""]
+    for _ in range(_FOLDERS_SEARCHED):
+        if not waiting:
+            break
+        folder = waiting.pop(0)
+        for name, size in share_module.list_folder(share, folder):
+            if size is not None:
+                if name in found:
+                    found[name].append(folder)
+            elif not name.startswith(".") and (folder or name != RELEASES):
+                waiting.append(f"{folder}/{name}" if folder else name)
+    return found
+
+
+def _identity(entry: FileEntry) -> list[str | int]:
+    return [entry.path, entry.sha256, entry.bytes]
+
+
+def _hash(value: object) -> str:
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:_ID_DIGITS]
