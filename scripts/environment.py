@@ -187,6 +187,8 @@ class Environment:
     parameters: Mapping[str, Mapping[str, Any]]
     """ARM form: name -> {"value": ...} or {"reference": ...}; the environment's own over the base's. A value of None
     means the template's default."""
+    root: Path
+    """The repository that it was read from, absolute; what is relative in its files is relative to this."""
     files: tuple[Path, ...]
     """What this was read from, absolute: environment.yaml, its parameters, the base parameters."""
 
@@ -248,6 +250,7 @@ def load(name: str, root: Path, template: Template | None = None) -> Environment
         proof=ProofSettings(tuple(Prompt(item["prompt"], item.get("contains")) for item in proof.get("prompts") or [])),
         promote_from=data.get("promote_from"),
         parameters=MappingProxyType(values),
+        root=root,
         files=(file, folder / PARAMETERS_FILE, root / BASE_PARAMETERS),
     )
 

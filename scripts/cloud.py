@@ -1,0 +1,383 @@
+"""A cloud is a row of endpoints; with a credential it gives clients. The only importer of azure.*, and only when asked.
+
+Knows no template, no release and no container app's purpose. The stand-in is one more row, read from what it announced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from scripts import errors, service_errors
+from scripts.environment import PLACEHOLDER, Environment
+from scripts.errors import BadInput, CloudError, Problem
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
+    from azure.core.exceptions import AzureError
+    from azure.mgmt.appcontainers import ContainerAppsAPIClient
+    from azure.mgmt.resource.deployments import DeploymentsMgmtClient
+    from azure.mgmt.resource.resources import ResourceManagementClient
+    from azure.mgmt.storage import StorageManagementClient
+    from azure.storage.fileshare import ShareClient as ShareClient
+
+Role = Literal["deploy", "what_if"]
+
+
+class Closeable(Protocol):
+    def close(self) -> None: ...
+
+
+Client = TypeVar("Client", bound=Closeable)
+
+LOCAL = "local"
+STAND_IN_VARIABLE = "INFEROPS_STAND_IN"
+STAND_IN_FILE = Path(".local/stand-in.json")
+
+# How the resource manager's clients retry (azure-core's words): a deployment must outlast a throttled minute.
+RETRIES = {"retry_total": 6, "retry_connect": 2, "retry_read": 3, "retry_status": 6, "retry_backoff_factor": 0.5}
+TIMEOUTS = {"connection_timeout": 10, "read_timeout": 120}
+
+# How the file client retries (the storage SDK's words), in seconds; its own first wait would be 15 s.
+FILE_RETRIES: dict[str, Any] = {"initial_backoff": 1, "increment_base": 2, "random_jitter_range": 1, "retry_total": 5}
+FILE_TIMEOUTS: dict[str, Any] = {"connection_timeout": 10, "read_timeout": 60}
+
+
+@dataclass(frozen=True)
+class LocalIdentities:
+    """The stand-in's own identities, as it announced them."""
+
+    tenant: str
+    client_id: str
+    client_secret: str
+    reader_client_id: str
+    reader_client_secret: str
+
+
+@dataclass(frozen=True)
+class Cloud:
+    name: str
+    authority: str
+    resource_manager: str
+    file_endpoint: str
+    """The address of an account's file service, with {account} in place of its name."""
+    polling_interval_seconds: float
+    """Between two looks at a long operation, where the service does not say how long to wait."""
+    certificate: Path | None = None
+    """A PEM file to trust in place of the machine's own list; None for that list."""
+    identities: LocalIdentities | None = None
+
+
+CLOUDS = {
+    cloud.name: cloud
+    for cloud in (
+        Cloud(
+            name="azure",
+            authority="https://login.microsoftonline.com",
+            resource_manager="https://management.azure.com",
+            file_endpoint="https://{account}.file.core.windows.net",
+            polling_interval_seconds=5,
+        ),
+        Cloud(
+            name="azure-usgovernment",
+            authority="https://login.microsoftonline.us",
+            resource_manager="https://management.usgovcloudapi.net",
+            file_endpoint="https://{account}.file.core.usgovcloudapi.net",
+            polling_interval_seconds=5,
+        ),
+        Cloud(
+            name="azure-china",
+            authority="https://login.chinacloudapi.cn",
+            resource_manager="https://management.chinacloudapi.cn",
+            file_endpoint="https://{account}.file.core.chinacloudapi.cn",
+            polling_interval_seconds=5,
+        ),
+    )
+}
+
+
+def cloud_of(environment: Environment, variables: Mapping[str, str]) -> Cloud:
+    """The environment's row. Raises BadInput when the stand-in that `local` means has announced nothing."""
+    if environment.cloud != LOCAL:
+        return CLOUDS[environment.cloud]
+    file = Path(variables.get(STAND_IN_VARIABLE) or environment.root / STAND_IN_FILE)
+    try:
+        announced = json.loads(file.read_text(encoding="utf-8"))
+        return Cloud(
+            name=LOCAL,
+            authority=announced["authority"],
+            resource_manager=announced["resource_manager"],
+            file_endpoint=announced["resource_manager"] + "/{account}",
+            polling_interval_seconds=0.2,
+            certificate=Path(announced["certificate"]),
+            identities=LocalIdentities(
+                tenant=announced["tenant"],
+                client_id=announced["client_id"],
+                client_secret=announced["client_secret"],
+                reader_client_id=announced["reader_client_id"],
+                reader_client_secret=announced["reader_client_secret"],
+            ),
+        )
+    except FileNotFoundError:
+        message = "the stand-in for Azure has not been started on this machine: this file is missing"
+        raise BadInput([Problem(str(file), "", None, message, "Start it: make local")]) from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        message = f"this is not what a stand-in announces ({type(error).__name__}: {error})"
+        raise BadInput([Problem(str(file), "", None, message, "Start the stand-in anew: make local")]) from None
+
+
+class Clients:
+    """Signed-in clients of one subscription, each made when it is first asked for. Close it, or use it in `with`."""
+
+    def __init__(self, cloud: Cloud, environment: Environment, credential: TokenCredential) -> None:
+        self.cloud = cloud
+        self.subscription = environment.subscription
+        self.resource_group = environment.resource_group
+        self._credential = credential
+        self._open = contextlib.ExitStack()
+
+    @cached_property
+    def deployments(self) -> DeploymentsMgmtClient:
+        from azure.mgmt.resource.deployments import DeploymentsMgmtClient
+
+        return self._keep(DeploymentsMgmtClient(self._credential, self.subscription, **self._manager()))
+
+    @cached_property
+    def resources(self) -> ResourceManagementClient:
+        from azure.mgmt.resource.resources import ResourceManagementClient
+
+        return self._keep(ResourceManagementClient(self._credential, self.subscription, **self._manager()))
+
+    @cached_property
+    def container_apps(self) -> ContainerAppsAPIClient:
+        from azure.mgmt.appcontainers import ContainerAppsAPIClient
+
+        return self._keep(ContainerAppsAPIClient(self._credential, self.subscription, **self._manager()))
+
+    @cached_property
+    def storage(self) -> StorageManagementClient:
+        from azure.mgmt.storage import StorageManagementClient
+
+        return self._keep(StorageManagementClient(self._credential, self.subscription, **self._manager()))
+
+    def share(self, account: str, share_name: str, *, key_or_sas: str | None = None) -> ShareClient:
+        """A client of one file share, by the key or SAS that is given, or else by what the identity may do.
+
+        The account's key comes first: who may provision may list it (the template itself does), it covers the lease on
+        the share, and the account must allow it, because a container app can mount the share in no other way. An
+        identity that may not list keys uses its token, for which it needs Storage File Data Privileged Contributor.
+        """
+        from azure.storage.fileshare import ShareClient
+
+        credential: Any = key_or_sas
+        if credential is None:
+            try:
+                credential = self.account_key(account)
+            except errors.Forbidden:
+                credential = self._credential
+        return self._keep(
+            ShareClient(
+                self.cloud.file_endpoint.format(account=account),
+                share_name,
+                credential=credential,
+                token_intent="backup" if credential is self._credential else None,
+                **self._trust(),
+                **FILE_RETRIES,
+                **FILE_TIMEOUTS,
+            )
+        )
+
+    def account_key(self, account: str) -> str:
+        """The storage account's first key. A secret: pass it on, never print it. Raises CloudError."""
+        with translated(f"listing the keys of the storage account {account}"):
+            keys = self.storage.storage_accounts.list_keys(self.resource_group, account).keys_property
+        if not keys or not keys[0].value:
+            raise CloudError(
+                f"The storage account {account} has no key.", f"Renew one: az storage account keys renew -n {account}"
+            )
+        return str(keys[0].value)
+
+    def log_stream_token(self, app: str) -> str:
+        """A bearer token for the log stream of a container app. A secret. Raises CloudError."""
+        with translated(f"getting a token for the log stream of the container app {app}"):
+            token = self.container_apps.container_apps.get_auth_token(self.resource_group, app).properties
+        if token is None or not token.token:
+            raise CloudError(
+                f"The container app {app} gave no token for its log stream.", "Run the same command again."
+            )
+        return str(token.token)
+
+    def close(self) -> None:
+        self._open.close()
+
+    def __enter__(self) -> Clients:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _manager(self) -> dict[str, Any]:
+        return {
+            "base_url": self.cloud.resource_manager,
+            "credential_scopes": [f"{self.cloud.resource_manager}/.default"],
+            "polling_interval": self.cloud.polling_interval_seconds,
+            **self._trust(),
+            **RETRIES,
+            **TIMEOUTS,
+        }
+
+    def _trust(self) -> dict[str, Any]:
+        return _trust(self.cloud)
+
+    def _keep(self, client: Client) -> Client:
+        self._open.callback(client.close)
+        return client
+
+
+def connect(
+    environment: Environment,
+    role: Role = "deploy",
+    assertion: Callable[[], str] | None = None,
+    variables: Mapping[str, str] = os.environ,
+) -> Clients:
+    """Clients for the environment's subscription; nothing is contacted yet.
+
+    role chooses the identity: what_if may only read. assertion fetches a fresh OIDC assertion each time that it is
+    called; it is used when the environment names its identities. variables is the process environment. Raises BadInput
+    when the environment cannot be signed in to as it stands.
+    """
+    # Without a handler of its own the SDK's warnings would reach stderr through Python's last resort.
+    logging.getLogger("azure").addHandler(logging.NullHandler())
+    cloud = cloud_of(environment, variables)
+    return Clients(cloud, environment, _credential(cloud, environment, role, assertion, variables))
+
+
+def _credential(
+    cloud: Cloud,
+    environment: Environment,
+    role: Role,
+    assertion: Callable[[], str] | None,
+    variables: Mapping[str, str],
+) -> TokenCredential:
+    from azure import identity
+
+    options: dict[str, Any] = {"authority": cloud.authority, **_trust(cloud), **TIMEOUTS}
+    if cloud.identities is not None:
+        # Instance discovery asks Microsoft's own endpoint about the authority, which knows no stand-in.
+        options["disable_instance_discovery"] = True
+    known = environment.identity
+    if assertion is not None and known is not None:
+        client = known.deploy_client if role == "deploy" else known.what_if_client
+        return identity.ClientAssertionCredential(known.tenant, client, assertion, **options)
+    secret = [variables.get(name) for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")]
+    if secret[0] and secret[1] and secret[2]:
+        return identity.ClientSecretCredential(secret[0], secret[1], secret[2], **options)
+    if cloud.identities is not None:
+        announced = cloud.identities
+        if role == "deploy":
+            return identity.ClientSecretCredential(
+                announced.tenant, announced.client_id, announced.client_secret, **options
+            )
+        return identity.ClientSecretCredential(
+            announced.tenant, announced.reader_client_id, announced.reader_client_secret, **options
+        )
+    tenant = known.tenant if known is not None and known.tenant != PLACEHOLDER else ""
+    # The Azure CLI first: it is what a person has signed in with; the others follow only when it is not there.
+    return identity.ChainedTokenCredential(
+        identity.AzureCliCredential(tenant_id=tenant, process_timeout=30),
+        identity.DefaultAzureCredential(exclude_cli_credential=True, authority=cloud.authority),
+    )
+
+
+def _trust(cloud: Cloud) -> dict[str, Any]:
+    return {} if cloud.certificate is None else {"connection_verify": str(cloud.certificate)}
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turns the SDK's errors into the project's. what says in a gerund what is being done, with the thing's name.
+
+    Raises CloudError, or one of its kinds, with the service's code and HTTP status where there are any.
+    """
+    from azure.core.exceptions import AzureError
+
+    try:
+        yield
+    except AzureError as error:
+        raise _translate(error, what) from error
+
+
+def _translate(error: AzureError, what: str) -> CloudError:
+    from azure.core import exceptions
+
+    if isinstance(error, exceptions.HttpResponseError) and error.response is not None:
+        # The token endpoint's answers carry an AADSTS code in error_description, which the SDK puts into the message.
+        if "AADSTS" in error.message:
+            return service_errors.from_sign_in(what, error.message)
+        status = error.status_code
+        body = _body(error.response)
+        code = getattr(error, "error_code", None)
+        if not service_errors.causes(body) and code is not None:
+            # Azure Files answers XML, and nothing but a header to HEAD; its client leaves the code on the error.
+            body = {"code": str(getattr(code, "value", code)), "message": error.message.splitlines()[0]}
+        return service_errors.from_body(what, body, status, fallback=error.message)
+    if isinstance(error, exceptions.ClientAuthenticationError):
+        return service_errors.from_sign_in(what, error.message)
+    what = what[:1].upper() + what[1:]
+    if _is_about_trust(error):
+        return errors.Untrusted(
+            f"{what} failed: the server's certificate is not trusted ({_innermost(error)})",
+            "Check that no proxy replaces certificates (REQUESTS_CA_BUNDLE names the ones to trust); "
+            "for the environment `local`: make local",
+        )
+    if isinstance(error, (exceptions.ServiceRequestError, exceptions.ServiceResponseError)):
+        return errors.Unreachable(
+            f"{what} failed: there was no answer ({_innermost(error)})",
+            "Check the network and its proxy; for the environment `local`, start the stand-in: make local",
+        )
+    return CloudError(f"{what} failed: {error.message}", service_errors.OTHERWISE.next_step)
+
+
+def _body(response: Any) -> Any:
+    """The answer's JSON, or None when it has none or was not read."""
+    try:
+        return json.loads(response.text())
+    except (ValueError, AttributeError, RuntimeError):
+        return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        nested = [argument for argument in current.args if isinstance(argument, BaseException)]
+        reason = getattr(current, "reason", None)
+        current = (
+            getattr(current, "inner_exception", None)
+            or (reason if isinstance(reason, BaseException) else None)
+            or (nested[0] if nested else None)
+            or current.__cause__
+            or current.__context__
+        )
+
+
+def _is_about_trust(error: BaseException) -> bool:
+    return any(isinstance(link, ssl.SSLError) for link in _chain(error))
+
+
+def _innermost(error: BaseException) -> str:
+    last = list(_chain(error))[-1]
+    return str(last) or type(last).__name__
