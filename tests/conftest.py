@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +35,32 @@ class RunningStandIn:
         path = self.state.parent / f"{self.state.name}.json"
         path.write_text(json.dumps(self.announcement))
         return path
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        """Trusts the stand-in's certificate and nothing else."""
+        return ssl.create_default_context(cafile=self.announcement["certificate"])
+
+    def token(self, audience: str | None = None, *, reader: bool = False) -> str:
+        """A token for the resource manager, or another audience, by client secret."""
+        prefix = "reader_" if reader else ""
+        response = httpx.post(
+            f"{self.announcement['authority']}/{self.announcement['tenant']}/oauth2/v2.0/token",
+            data={
+                "grant_type": "client_credentials",
+                "client_id": self.announcement[f"{prefix}client_id"],
+                "client_secret": self.announcement[f"{prefix}client_secret"],
+                "scope": f"{audience or self.announcement['resource_manager']}/.default",
+            },
+            verify=self.trust,
+        )
+        return str(response.raise_for_status().json()["access_token"])
+
+    def fine_tune(self, resource_group: str = "rg-inference-local") -> None:
+        """What the AI Toolkit's fine-tuning leaves: a group with a share that holds the demo model (cached)."""
+        command = [sys.executable, "-m", "infra.emulator.finetuning", "--stand-in", str(self.announcement_file)]
+        command += ["--resource-group", resource_group]
+        subprocess.run(command, cwd=ROOT, check=True, timeout=280)
 
     def kill(self) -> None:
         """SIGKILL, as a crash."""
