@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from scripts.endpoint import Endpoint
+from scripts.environment import Prompt
 from scripts.errors import CloudError, NotSignedIn, Unreachable
 
 ANSWER_TOKENS = 64
@@ -22,14 +23,6 @@ _QUESTION = "Say hello."
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 2.0
 _GATEWAY = {502, 503, 504}
-
-
-@dataclass(frozen=True)
-class ExpectedAnswer:
-    """A prompt and a text that the answer at temperature 0 must contain."""
-
-    prompt: str
-    contains: str
 
 
 @dataclass(frozen=True)
@@ -72,12 +65,13 @@ def prove(
     *,
     release: str,
     models: Sequence[str],
-    expected: Sequence[ExpectedAnswer] = (),
+    prompts: Sequence[Prompt] = (),
     on_check: Callable[[Check], None] | None = None,
 ) -> Proof:
     """Make every check, also after one has failed.
 
-    models are the names that must be offered: the base and the adapters. on_check gets each check as it is made. Never raises for what the endpoint does: that is what a failed check says.
+    models are the names that must be offered: the base and the adapters. on_check gets each check as it is made.
+    Never raises for what the endpoint does: that is what a failed check says.
     """
     steps: list[tuple[str, Callable[[], str]]] = [
         ("ready under the release", partial(_ready, endpoint, release)),
@@ -87,9 +81,11 @@ def prove(
         ("a chat without a key gets 401", partial(_refused, endpoint, None)),
         ("a chat with a wrong key gets 401", partial(_refused, endpoint, secrets.token_urlsafe(16))),
     ]
-    for wanted in expected:
-        name = f"the answer to {_shortened(wanted.prompt)!r} contains {_shortened(wanted.contains)!r}"
-        steps.append((name, partial(_contains, endpoint, wanted)))
+    for prompt in prompts:
+        name = f"the answer to {_shortened(prompt.prompt)!r}"
+        if prompt.contains:
+            name += f" contains {_shortened(prompt.contains)!r}"
+        steps.append((name, partial(_expected, endpoint, prompt)))
     checks = []
     for name, step in steps:
         check = _made(name, step)
@@ -167,9 +163,11 @@ def _refused(endpoint: Endpoint, key: str | None) -> str:
     raise _Wrong("the app answered: anybody may use it")
 
 
-def _contains(endpoint: Endpoint, wanted: ExpectedAnswer) -> str:
-    answer = endpoint.chat(wanted.prompt, max_tokens=ANSWER_TOKENS, temperature=0)
-    if wanted.contains not in answer.text:
+def _expected(endpoint: Endpoint, prompt: Prompt) -> str:
+    answer = endpoint.chat(prompt.prompt, max_tokens=ANSWER_TOKENS, temperature=0)
+    if not answer.text.strip():
+        raise _Wrong(f"the answer of {answer.model} is empty")
+    if prompt.contains and prompt.contains not in answer.text:
         raise _Wrong(f"the answer of {answer.model} is {_shortened(answer.text, 200)!r}")
     return _shortened(answer.text, 200)
 

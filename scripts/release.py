@@ -23,22 +23,23 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from scripts import cloud
 from scripts import share as share_module
+from scripts.environment import RESERVED_ADAPTER_NAME, Model, ModelFolder
 from scripts.errors import BadInput, CloudError, InferopsError, Locked, Problem
 from scripts.share import FileEntry, LocalFile, Progress, SyncPlan
 
 if TYPE_CHECKING:
-    from scripts.cloud import ShareClient, ShareLeaseClient
+    from scripts.cloud import ShareClient
 
 CURRENT = "current"
 RELEASES = "releases"
 ADAPTERS = "adapters"
 MANIFEST = "release.json"
-BASE = "base"
-"""The name under adapters/ that a base model uploaded from this machine gets; no adapter may have it."""
+BASE = RESERVED_ADAPTER_NAME
+"""The name under adapters/ that a base model uploaded from this machine gets."""
 
 CODE = ("inference", "requirements/inference.txt")
 """What of the repository a release carries: the code, and the lock of what it needs."""
@@ -106,47 +107,41 @@ class Package:
 
 def prepare(
     repository: Path,
+    model: Model,
     *,
-    base: str | Path,
-    adapters: Mapping[str, str | Path],
     commit: str | None,
     made_at: datetime | None = None,
 ) -> Package:
-    """Read the bundles and name the release. A str is a folder on the share, a Path one on this machine.
+    """Read the code and the model folders that are on this machine, and name the release.
 
     Touches no network. Raises BadInput with every file that cannot be sent and every local folder that is no model.
     """
     problems: list[Problem] = []
     bundles: list[Bundle] = []
 
-    def folder_of(name: str, where: str | Path, mark: str, key: str) -> str:
-        if isinstance(where, str):
-            return where.strip("/")
+    def folder_of(name: str, folder: ModelFolder, mark: str, key: str) -> str:
+        if folder.local is None:
+            return folder.path.strip("/")
         try:
-            files = share_module.read_local({"": where})
+            files = share_module.read_local({"": folder.local})
         except BadInput as error:
             problems.extend(error.problems)
             return ""
         if not any(file.entry.path == mark for file in files):
-            advice = f"Name a folder that has one; {key} of the environment names this one."
-            problems.append(Problem(str(where), "", None, f"the folder has no {mark}", advice))
-        folder = f"{ADAPTERS}/{name}/{_hash([_identity(file.entry) for file in files])}"
-        bundles.append(Bundle(folder, files))
-        return folder
+            advice = f"Name a folder that has one as {key} of the environment."
+            problems.append(Problem(str(folder.local), "", None, f"the folder has no {mark}", advice))
+        bundle = Bundle(f"{ADAPTERS}/{name}/{_hash([_identity(file.entry) for file in files])}", files)
+        bundles.append(bundle)
+        return bundle.folder
 
     try:
         code = share_module.read_local({path: repository / path for path in CODE})
     except BadInput as error:
         problems.extend(error.problems)
         code = ()
-    if BASE in adapters:
-        advice = "Give the adapter another name in model.adapters."
-        problems.append(
-            Problem(None, f"model.adapters.{BASE}", None, "the name is reserved for the base model", advice)
-        )
-    base_folder = folder_of(BASE, base, BASE_MARK, "model.base")
+    base_folder = folder_of(BASE, model.base, BASE_MARK, "model.base")
     adapter_folders = {
-        name: folder_of(name, where, ADAPTER_MARK, f"model.adapters.{name}") for name, where in adapters.items()
+        name: folder_of(name, folder, ADAPTER_MARK, f"model.adapters.{name}") for name, folder in model.adapters.items()
     }
     if problems:
         raise BadInput(problems)
@@ -284,6 +279,12 @@ def history(share: ShareClient) -> tuple[Release, ...]:
     return tuple(sorted(releases, key=lambda release: (release.time, release.id), reverse=True))
 
 
+class _Lease(Protocol):
+    def renew(self) -> None: ...
+
+    def release(self) -> None: ...
+
+
 class Lock:
     """The right to change the share's releases: a lease on the share, renewed by a thread while the block runs.
 
@@ -303,7 +304,7 @@ class Lock:
         self._wait_seconds = wait_seconds
         self._lease_seconds = lease_seconds
         self._say = say
-        self._lease: ShareLeaseClient | None = None
+        self._lease: _Lease | None = None
         self._held_until = 0.0
         self._stop = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)

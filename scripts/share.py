@@ -157,7 +157,7 @@ def list_folder(share: ShareClient, folder: str) -> list[tuple[str, int | None]]
         if _is_missing(error):
             return []
         raise
-    return [(item.name, None if item.is_directory else int(item.size or 0)) for item in items]
+    return [(item.name, None if item.is_directory else int(item["size"])) for item in items]
 
 
 def read_small_file(share: ShareClient, path: str) -> bytes | None:

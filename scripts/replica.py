@@ -1,0 +1,299 @@
+"""The app's running side: restart it, wait until it serves a release, its state, its log.
+
+Knows the container app, its revisions and replicas, and /ready. Knows no share and nothing of how a release got there.
+The resource manager says Succeeded while a revision starts and also when its container crashes, so what counts here is
+the revision's running state and what /ready answers.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from scripts import cloud
+from scripts.endpoint import Endpoint, Readiness
+from scripts.errors import CloudError, NotFound, NotReady, NotSignedIn, Unreachable, Untrusted
+
+if TYPE_CHECKING:
+    from scripts.cloud import Clients
+
+LONGEST_TAIL = 300
+"""The most lines of the past that the log stream gives (azure-cli: containerapp logs show --tail)."""
+
+_POLL_SECONDS = 1.0
+_STATE_EVERY_SECONDS = 5.0
+_READY_SECONDS = 30.0
+_GRACE_SECONDS = 20.0
+_GRACE_AFTER_FAILURE_SECONDS = 60.0
+_CRASHES = 2
+_LOG_LINES_SHOWN = 30
+_FAILED_STATES = {"failed", "degraded"}
+
+
+@dataclass(frozen=True)
+class ReplicaState:
+    """One replica: its running state (Running, NotRunning, Unknown), and how often its containers started again."""
+
+    name: str
+    running_state: str
+    details: str
+    restarts: int
+    created: datetime | None
+    container: str
+
+
+@dataclass(frozen=True)
+class RevisionState:
+    """The active revision and its replicas, newest first, in Azure's words."""
+
+    name: str
+    running_state: str
+    health_state: str
+    provisioning_state: str
+    details: str
+    replicas: tuple[ReplicaState, ...]
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether Azure says that the revision does not run; true also for a while after the cause is gone."""
+        return (
+            self.running_state.lower() in _FAILED_STATES
+            or self.provisioning_state.lower() == "failed"
+            or self.health_state.lower() == "unhealthy"
+        )
+
+    def __str__(self) -> str:
+        state = f"{self.name}: {self.provisioning_state}, {self.running_state}, health {self.health_state}"
+        return f"{state} ({self.details})" if self.details else state
+
+
+@dataclass(frozen=True)
+class Restart:
+    """What was there before a restart: whoever waits for the new replica must not take the old one for it."""
+
+    revision: str
+    replicas_before: frozenset[str]
+    had_failed: bool
+
+
+class App:
+    """One container app of the resource group that the clients are for."""
+
+    def __init__(self, clients: Clients, name: str) -> None:
+        self._clients = clients
+        self._resource_group = clients.resource_group
+        self._name = name
+
+    def state(self) -> RevisionState:
+        """The active revision, the newest where there are several, and its replicas (two requests).
+
+        Raises NotFound when the app has no active revision.
+        """
+        api = self._clients.container_apps
+        with cloud.translated(f"listing the revisions of the app {self._name}"):
+            revisions = list(
+                self._clients.container_apps.container_apps_revisions.list_revisions(self._resource_group, self._name)
+            )
+        active = [
+            (str(revision.name), revision.properties)
+            for revision in revisions
+            if revision.properties and revision.properties.active
+        ]
+        if not active:
+            raise NotFound(
+                f"The container app {self._name} has no active revision.",
+                "Run `inferops provision` for the environment, or activate a revision in the portal.",
+            )
+        name, properties = max(active, key=lambda revision: _moment(revision[1].created_time))
+        with cloud.translated(f"listing the replicas of the revision {name}"):
+            listed = api.container_apps_revision_replicas.list_replicas(self._resource_group, self._name, name)
+        replicas = sorted(map(_replica, listed.value or []), key=lambda replica: _moment(replica.created), reverse=True)
+        told = [properties.provisioning_error, properties.get("runningStateDetails")]
+        return RevisionState(
+            name=name,
+            running_state=_word(properties.running_state),
+            health_state=_word(properties.health_state),
+            provisioning_state=_word(properties.provisioning_state),
+            details="; ".join(dict.fromkeys(str(part) for part in told if part)),
+            replicas=tuple(replicas),
+        )
+
+    def restart(self) -> Restart:
+        """Restart the active revision: its replicas start again and read `current`; no new revision is made."""
+        before = self.state()
+        api = self._clients.container_apps
+        with cloud.translated(f"restarting the revision {before.name}"):
+            self._clients.container_apps.container_apps_revisions.restart_revision(
+                self._resource_group, self._name, before.name
+            )
+        return Restart(before.name, frozenset(replica.name for replica in before.replicas), before.has_failed)
+
+    def log_lines(self, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
+        """Lines of the newest replica's log: the last `tail` (0 to 300), and with follow what comes, until it ends.
+
+        Raises NotFound when no replica runs (scaled to zero), CloudError when the stream is refused.
+        """
+        state = self.state()
+        if not state.replicas:
+            raise NotFound(
+                f"The app {self._name} has no replica now, and a log belongs to a replica.",
+                "Send it a request (inferops chat), which starts one; older lines are in its Log Analytics workspace.",
+            )
+        replica = state.replicas[0]
+        bearer = self._clients.log_stream_token(self._name)
+        with cloud.translated(f"asking where the log of the app {self._name} is"):
+            app = self._clients.container_apps.container_apps.get(self._resource_group, self._name)
+        stream_endpoint = str(app.properties.event_stream_endpoint or "") if app.properties else ""
+        if "/subscriptions/" not in stream_endpoint:
+            raise CloudError(
+                f"Azure does not tell where the log of the app {self._name} can be read.",
+                "Look into its Log Analytics workspace.",
+            )
+        # As azure-cli does: the stream's host, then the app's own path; the SDK has no method for it.
+        host = stream_endpoint[: stream_endpoint.index("/subscriptions/")]
+        url = (
+            f"{host}/subscriptions/{self._clients.subscription}/resourceGroups/{self._resource_group}"
+            f"/containerApps/{self._name}/revisions/{state.name}/replicas/{replica.name}"
+            f"/containers/{replica.container}/logstream"
+        )
+        parameters = {
+            "follow": str(follow).lower(),
+            "output": "text",
+            "tailLines": str(min(max(tail, 0), LONGEST_TAIL)),
+        }
+        certificate = self._clients.cloud.certificate
+        context = ssl.create_default_context(cafile=None if certificate is None else str(certificate))
+        timeout = httpx.Timeout(30, read=None if follow else 30)
+        try:
+            with (
+                httpx.Client(verify=context, timeout=timeout) as client,
+                client.stream("GET", url, params=parameters, headers={"Authorization": f"Bearer {bearer}"}) as stream,
+            ):
+                if stream.status_code != 200:
+                    raise CloudError(
+                        f"The log stream of the app {self._name} was refused: HTTP {stream.status_code}.",
+                        "Ask again; right after a restart the replica has no log yet.",
+                        status=stream.status_code,
+                    )
+                for line in stream.iter_lines():
+                    if line:
+                        yield line
+        except httpx.HTTPError as error:
+            raise Unreachable(
+                f"The log stream of the app {self._name} broke off: {error or type(error).__name__}.",
+                "Ask again.",
+            ) from None
+
+    def last_log_lines(self) -> tuple[str, ...]:
+        """The last lines of the log, for an error's details; where there are none, one line that says why."""
+        try:
+            lines = tuple(self.log_lines(tail=_LOG_LINES_SHOWN))
+        except CloudError as error:
+            return (f"no log: {error.message}",)
+        return tuple(f"log: {line}" for line in lines[-_LOG_LINES_SHOWN:]) or ("the replica's log is empty",)
+
+
+def wait_until_ready(
+    app: App,
+    endpoint: Endpoint,
+    release: str,
+    restart: Restart,
+    *,
+    deadline_seconds: float,
+    progress: Callable[[str], None] | None = None,
+) -> Readiness:
+    """Wait until /ready says 200 under the release; the asking itself wakes an app that is scaled to zero.
+
+    Raises NotReady, with the revision's state and the last lines of the log, as soon as the new replica is known to
+    have failed (/ready says so under this release, its container crashed repeatedly, or Azure calls the revision
+    failed), or when the deadline passes. Raises NotSignedIn when the app keeps refusing the key, Untrusted when its
+    certificate is not to be trusted.
+    """
+    started = time.monotonic()
+    grace = _GRACE_AFTER_FAILURE_SECONDS if restart.had_failed else _GRACE_SECONDS
+    looked_at, failures_seen, said = started, 0, ""
+    while True:
+        elapsed = time.monotonic() - started
+        try:
+            readiness = endpoint.ready(answer_seconds=max(1.0, min(_READY_SECONDS, deadline_seconds - elapsed)))
+            if readiness.http_status == 200 and readiness.status == "ready" and readiness.release == release:
+                return readiness
+            if readiness.status == "failed" and readiness.release == release:
+                raise _not_ready(app, f"The app cannot serve release {release}: {readiness.error or 'no reason told'}.")
+            now = _described(readiness, release)
+        except Untrusted:
+            raise
+        except NotSignedIn:
+            # Right after a change of the key, the old replica still answers with the old one.
+            if elapsed > grace:
+                raise
+            now = "the app refuses the key"
+        except CloudError as error:
+            now = error.message
+        if progress and now != said:
+            progress(now)
+            said = now
+        elapsed = time.monotonic() - started
+        if time.monotonic() - looked_at >= _STATE_EVERY_SECONDS:
+            looked_at = time.monotonic()
+            finding = _failure(app.state(), restart, may_be_old=elapsed < grace)
+            failures_seen = failures_seen + 1 if finding else 0
+            if failures_seen > 1:
+                raise _not_ready(app, f"The app does not start under release {release}: {finding}.")
+        if elapsed >= deadline_seconds:
+            raise _not_ready(
+                app, f"The app did not serve release {release} within {deadline_seconds:.0f} s; last: {now}."
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _failure(state: RevisionState, restart: Restart, *, may_be_old: bool) -> str | None:
+    """Why the new replica will not come, or None. may_be_old: what Azure says of the revision may be of before."""
+    for replica in state.replicas:
+        if replica.name not in restart.replicas_before and replica.restarts >= _CRASHES:
+            return f"its container crashed {replica.restarts} times" + (f" ({replica.details})" * bool(replica.details))
+    return f"the revision is {state}" if state.has_failed and not may_be_old else None
+
+
+def _not_ready(app: App, message: str) -> NotReady:
+    try:
+        details = [str(app.state()), *app.last_log_lines()]
+    except CloudError as error:
+        details = [f"no state: {error.message}"]
+    return NotReady(message, "Correct what the log says and deploy again.", details=details)
+
+
+def _described(readiness: Readiness, release: str) -> str:
+    if readiness.release is not None and readiness.release != release:
+        return f"release {readiness.release} still answers"
+    return f"{readiness.status}: {readiness.phase}" if readiness.phase else readiness.status
+
+
+def _replica(replica: Any) -> ReplicaState:
+    properties = replica.properties
+    containers = list(properties.containers or []) if properties else []
+    told = [properties.running_state_details if properties else None]
+    told += [container.running_state_details for container in containers]
+    return ReplicaState(
+        name=str(replica.name),
+        running_state=_word(properties.running_state if properties else None),
+        details="; ".join(dict.fromkeys(str(part) for part in told if part)),
+        restarts=max((container.restart_count or 0 for container in containers), default=0),
+        created=properties.created_time if properties else None,
+        container=str(containers[0].name) if containers else "",
+    )
+
+
+def _moment(value: datetime | None) -> datetime:
+    return value or datetime.min.replace(tzinfo=timezone.utc)
+
+
+def _word(value: object) -> str:
+    """A state as Azure writes it: an enumeration's value, a word that the SDK does not know yet, or nothing."""
+    return str(getattr(value, "value", value)) if value else "Unknown"
