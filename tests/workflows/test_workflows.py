@@ -66,7 +66,7 @@ def _pin(action: str) -> str:
     texts = [path.read_text() for path in (ROOT / ".github").rglob("*.yml")]
     pins = {match for text in texts for match in re.findall(rf"uses: {action}@([0-9a-f]{{40}})", text)}
     assert len(pins) == 1, f"{action} is pinned to {pins}"
-    return pins.pop()
+    return str(pins.pop())
 
 
 @pytest.fixture(scope="module")
