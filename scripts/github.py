@@ -23,7 +23,7 @@ AUDIENCE = "api://AzureADTokenExchange"
 SUMMARY_BYTES = 1024 * 1024
 """The most that one step's summary may hold; a longer one is dropped whole (GitHub: workflow commands)."""
 
-_CUT = "\n\n_The rest does not fit into a job summary; the job's log has all of it._\n"
+_CUT = "\n_The rest does not fit into a job summary; the job's log has all of it._\n"
 _ATTEMPTS = 4
 _TRANSIENT = {408, 429, 500, 502, 503, 504}
 

@@ -129,9 +129,7 @@ class App:
         before = self.state()
         api = self._clients.container_apps
         with cloud.translated(f"restarting the revision {before.name}"):
-            self._clients.container_apps.container_apps_revisions.restart_revision(
-                self._resource_group, self._name, before.name
-            )
+            api.container_apps_revisions.restart_revision(self._resource_group, self._name, before.name)
         return Restart(before.name, frozenset(replica.name for replica in before.replicas), before.has_failed)
 
     def log_lines(self, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
