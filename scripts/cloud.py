@@ -346,7 +346,7 @@ def _translate(error: AzureError, what: str) -> CloudError:
             f"{what} failed: there was no answer ({_innermost(error)})",
             "Check the network and its proxy; for the environment `local`, start the stand-in: make local",
         )
-    return CloudError(f"{what} failed: {error.message}", service_errors.OTHERWISE.next_step)
+    return CloudError(f"{what} failed: {error.message}", service_errors.UNKNOWN.next_step)
 
 
 def _body(response: Any) -> Any:

@@ -124,7 +124,7 @@ def _entry_problems(
                 "Remove it, renew the secret if it was real, and use a Key Vault reference or the process environment",
             )
         ]
-    wrong = _value_message(value, parameter)
+    wrong = value_message(value, parameter)
     if wrong is None:
         return []
     step = parameter.description.splitlines()[0] if parameter.description else "Correct it"
@@ -152,7 +152,7 @@ def _reference_problems(reference: Any, where: str, shown: str) -> list[Problem]
     ]
 
 
-def _value_message(value: Any, parameter: Parameter) -> str | None:
+def value_message(value: Any, parameter: Parameter) -> str | None:
     """What is wrong with a parameter's value, or None."""
     kinds = {"string": str, "int": int, "bool": bool, "array": list, "object": dict}
     kind = kinds.get(parameter.type)

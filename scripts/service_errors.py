@@ -136,7 +136,7 @@ BY_STATUS: dict[int, Meaning] = {
     409: Meaning(errors.Busy, "See what the message says is in the way, and run the same command again."),
     429: Meaning(errors.Throttled, "Wait a minute and run the same command again."),
 }
-OTHERWISE = Meaning(CloudError, "Read the service's message above; inferops status ENVIRONMENT shows how things stand.")
+UNKNOWN = Meaning(CloudError, "Read the service's message above; inferops status ENVIRONMENT shows how things stand.")
 SERVICE_FAULT = Meaning(
     errors.ServiceFault, "Run the same command again; if it lasts, see https://azure.status.microsoft."
 )
@@ -175,18 +175,21 @@ AUTHORIZATION_FAILED = re.compile(
 )
 
 
-def from_body(what: str, body: Any, status: int | None, *, fallback: str = "") -> CloudError:
+def from_body(
+    what: str, body: Any, status: int | None, *, fallback: str = "", otherwise: Meaning = UNKNOWN
+) -> CloudError:
     """The error for an answer's parsed body. what says in a gerund what was being done, with the thing's name.
 
-    fallback is the message for a body without one. The kind is that of the first known code among the innermost causes.
+    fallback is the message for a body without one, otherwise the meaning of a code and status that are not known.
     """
-    return from_causes(what, causes(body) or [Cause("", fallback or f"HTTP status {status}", None)], status)
+    found = causes(body) or [Cause("", fallback or f"HTTP status {status}", None)]
+    return from_causes(what, found, status, otherwise=otherwise)
 
 
-def from_causes(what: str, found: list[Cause], status: int | None) -> CloudError:
+def from_causes(what: str, found: list[Cause], status: int | None, *, otherwise: Meaning = UNKNOWN) -> CloudError:
     """The error for causes, innermost only; the first whose code is known says what kind of error it is."""
     main = next((cause for cause in found if cause.code in MEANINGS), found[0])
-    meaning = _meaning(main.code, status)
+    meaning = _meaning(main.code, status, otherwise)
     denied = AUTHORIZATION_FAILED.search(main.message)
     details = [str(cause) for cause in found if cause is not main]
     if denied:
@@ -263,11 +266,11 @@ def _embedded(message: str) -> Any:
         return None
 
 
-def _meaning(code: str, status: int | None) -> Meaning:
+def _meaning(code: str, status: int | None, otherwise: Meaning) -> Meaning:
     if code in MEANINGS:
         return MEANINGS[code]
     if "quota" in code.lower() or code.startswith("MaxNumberOf"):
         return Meaning(errors.QuotaExceeded, RAISE_QUOTA)
     if status is not None and status >= 500:
         return SERVICE_FAULT
-    return BY_STATUS.get(status or 0, OTHERWISE)
+    return BY_STATUS.get(status or 0, otherwise)
