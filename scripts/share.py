@@ -45,7 +45,7 @@ _LONGEST_NAME = 255
 _LONGEST_PATH = 2048
 _DEEPEST_PATH = 250
 _FORBIDDEN_CHARACTERS = re.compile(r'["\\:|<>*?\x00-\x1f\x7f-\x9f\ue000\ufffe\uffff]')
-_DEVICE_NAMES = re.compile(r"(?:CON|PRN|AUX|NUL|CLOCK\$|COM[1-9]|LPT[1-9])(?:\..*)?", re.IGNORECASE)
+_DEVICE_NAMES = re.compile(r"CON|PRN|AUX|NUL|CLOCK\$|COM[1-9]|LPT[1-9]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
