@@ -4,7 +4,7 @@ Knows the resource manager's deployments and nothing of what they deploy, how a 
 
 Each run is a deployment with a name of its own, by its time: the last one that succeeded keeps its outputs when a later
 one fails, so an app that still serves stays within reach of every verb. Azure itself deletes the oldest entries before
-a resource group's history reaches its limit of 800 (learn.microsoft.com, "Automatic deletions from deployment history").
+a resource group's history reaches its limit of 800 (learn.microsoft.com, "Deployment history deletions").
 """
 
 from __future__ import annotations

@@ -26,7 +26,6 @@ READ_ONLY = frozenset(
         "createdDate",
         "creationTime",
         "customDomainVerificationId",
-        "customerId",
         "defaultDomain",
         "eTag",
         "etag",
@@ -104,6 +103,7 @@ DEFAULTS: dict[str, dict[str, tuple[Any, ...] | None]] = {
         r"properties\.(leaseState|leaseStatus|accessTierChangeTime|accessTierStatus)": None,
     },
     "microsoft.operationalinsights/workspaces": {
+        r"properties\.customerId": None,
         r"properties\.features": None,
         r"properties\.workspaceCapping": None,
         r"properties\.publicNetworkAccessFor(Ingestion|Query)": ("Enabled",),
@@ -261,7 +261,7 @@ def _noise_reason(resource_type: str, path: str, word: str, before: Any, after: 
 
 
 def _is_unknown(value: Any) -> bool:
-    """A template expression that the preview could not evaluate; a literal that starts like one has a second bracket."""
+    """A template expression that the preview could not evaluate; a literal like one has a second bracket in front."""
     return isinstance(value, str) and value.startswith("[") and value.endswith("]") and not value.startswith("[[")
 
 
