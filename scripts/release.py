@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from scripts import cloud
 from scripts import share as share_module
-from scripts.environment import RESERVED_ADAPTER_NAME, Model, ModelFolder
+from scripts.environment import RESERVED_ADAPTER_NAME
 from scripts.errors import BadInput, CloudError, InferopsError, Locked, Problem
 from scripts.share import FileEntry, LocalFile, Progress, SyncPlan
 
@@ -52,6 +52,8 @@ LEASE_SECONDS = 60
 """How long a lease lives without a renewal: the longest that a share's lease may be finite (REST: Lease Share)."""
 
 _ID_DIGITS = 16
+_PROVEN = "proven"
+_PREVIOUS = "previous"
 _CURRENT_LINE = re.compile(r"releases/([A-Za-z0-9][A-Za-z0-9._-]*)\n?")
 _FOLDERS_SEARCHED = 100
 _FOLDERS_NAMED = 20
@@ -85,6 +87,15 @@ class Release:
 
 
 @dataclass(frozen=True)
+class Current:
+    """The release in use, by its id. proven: it passed its proof; until then previous is the one to go back to."""
+
+    release: str
+    proven: bool
+    previous: str | None
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A model folder of this machine, and the folder on the share that its contents' hash gives it."""
 
@@ -107,29 +118,30 @@ class Package:
 
 def prepare(
     repository: Path,
-    model: Model,
     *,
+    base: str | Path,
+    adapters: Mapping[str, str | Path],
     commit: str | None,
     made_at: datetime | None = None,
 ) -> Package:
-    """Read the code and the model folders that are on this machine, and name the release.
+    """Read the bundles and name the release. A str is a folder on the share, a Path one on this machine.
 
     Touches no network. Raises BadInput with every file that cannot be sent and every local folder that is no model.
     """
     problems: list[Problem] = []
     bundles: list[Bundle] = []
 
-    def folder_of(name: str, folder: ModelFolder, mark: str, key: str) -> str:
-        if folder.local is None:
-            return folder.path.strip("/")
+    def folder_of(name: str, where: str | Path, mark: str, key: str) -> str:
+        if isinstance(where, str):
+            return where.strip("/")
         try:
-            files = share_module.read_local({"": folder.local})
+            files = share_module.read_local({"": where})
         except BadInput as error:
             problems.extend(error.problems)
             return ""
         if not any(file.entry.path == mark for file in files):
             advice = f"Name a folder that has one as {key} of the environment."
-            problems.append(Problem(str(folder.local), "", None, f"the folder has no {mark}", advice))
+            problems.append(Problem(str(where), "", None, f"the folder has no {mark}", advice))
         bundle = Bundle(f"{ADAPTERS}/{name}/{_hash([_identity(file.entry) for file in files])}", files)
         bundles.append(bundle)
         return bundle.folder
@@ -139,9 +151,9 @@ def prepare(
     except BadInput as error:
         problems.extend(error.problems)
         code = ()
-    base_folder = folder_of(BASE, model.base, BASE_MARK, "model.base")
+    base_folder = folder_of(BASE, base, BASE_MARK, "model.base")
     adapter_folders = {
-        name: folder_of(name, folder, ADAPTER_MARK, f"model.adapters.{name}") for name, folder in model.adapters.items()
+        name: folder_of(name, where, ADAPTER_MARK, f"model.adapters.{name}") for name, where in adapters.items()
     }
     if problems:
         raise BadInput(problems)
@@ -190,7 +202,7 @@ def check_folders(share: ShareClient, package: Package, *, described_in: str) ->
 
 def plan(share: ShareClient, package: Package) -> SyncPlan:
     """What the release changes against the current one, by the manifests (two requests, nothing is written)."""
-    current = read_current(share)
+    current = read_current_id(share)
     before = read_release(share, current) if current else None
     target = f"{RELEASES}/{package.release.id}"
     return share_module.plan(package.code, before.files if before else (), folder=target)
@@ -218,24 +230,45 @@ def upload(
     return tuple(made)
 
 
-def read_current(share: ShareClient) -> str | None:
-    """The id of the release in use; None when there is none yet. Raises InferopsError when `current` makes no sense."""
-    content = share_module.read_small_file(share, CURRENT)
-    if content is None:
+def read_current(share: ShareClient) -> Current | None:
+    """The release in use (one request); None when there is none yet.
+
+    Whether it is proven, and what was before it, stands in the file's metadata, so that all of it changes in the same
+    request and replicas still read one plain line. Raises InferopsError when the file makes no sense.
+    """
+    found = share_module.read_small_file(share, CURRENT)
+    if found is None:
         return None
-    match = _CURRENT_LINE.fullmatch(content.decode("utf-8", "backslashreplace"))
+    match = _CURRENT_LINE.fullmatch(found.content.decode("utf-8", "backslashreplace"))
     if match is None:
         raise InferopsError(
-            f"The file '{CURRENT}' on the share does not name a release: it holds {content[:80]!r}.",
+            f"The file '{CURRENT}' on the share does not name a release: it holds {found.content[:80]!r}.",
             f"Something other than a deploy wrote it. Delete the file '{CURRENT}' and deploy again.",
         )
-    return match.group(1)
+    return Current(
+        release=match.group(1),
+        proven=found.metadata.get(_PROVEN) == "true",
+        previous=found.metadata.get(_PREVIOUS) or None,
+    )
 
 
-def set_current(share: ShareClient, release_id: str, lock: Lock) -> None:
-    """Put a release into use, in one request. Replicas notice at their next start."""
-    lock.check()
-    share_module.write_small_file(share, CURRENT, f"{RELEASES}/{release_id}\n".encode())
+def read_current_id(share: ShareClient) -> str | None:
+    """The id of the release in use; None when there is none yet."""
+    current = read_current(share)
+    return current.release if current else None
+
+
+def set_current(share: ShareClient, release_id: str, lock: Lock, *, previous: str | None) -> None:
+    """Put a release into use, not yet proven, in one request. Replicas notice at their next start.
+
+    previous is the release to go back to when the proof fails, or when this run dies before it; None for none.
+    """
+    _write_current(share, Current(release_id, False, previous), lock)
+
+
+def confirm_current(share: ShareClient, release_id: str, lock: Lock) -> None:
+    """Remember that the release in use passed its proof (one request)."""
+    _write_current(share, Current(release_id, True, None), lock)
 
 
 def remove_current(share: ShareClient, lock: Lock) -> None:
@@ -247,11 +280,11 @@ def remove_current(share: ShareClient, lock: Lock) -> None:
 def read_release(share: ShareClient, release_id: str) -> Release | None:
     """A release by its id; None when the share has no such release. Raises InferopsError for a broken manifest."""
     path = f"{RELEASES}/{release_id}/{MANIFEST}"
-    content = share_module.read_small_file(share, path)
-    if content is None:
+    found = share_module.read_small_file(share, path)
+    if found is None:
         return None
     try:
-        value = json.loads(content)
+        value = json.loads(found.content)
         return Release(
             id=str(value["id"]),
             commit=value["commit"],
@@ -373,6 +406,14 @@ class Lock:
                     self._say(f"the lease on the share could not be renewed: {error.message}")
             else:
                 self._held_until = asked_at + self._lease_seconds
+
+
+def _write_current(share: ShareClient, current: Current, lock: Lock) -> None:
+    lock.check()
+    metadata = {_PROVEN: str(current.proven).lower()}
+    if current.previous:
+        metadata[_PREVIOUS] = current.previous
+    share_module.write_small_file(share, CURRENT, f"{RELEASES}/{current.release}\n".encode(), metadata)
 
 
 def _place(

@@ -12,16 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import httpx
 
 from scripts import cloud
 from scripts.endpoint import Endpoint, Readiness
 from scripts.errors import CloudError, NotFound, NotReady, NotSignedIn, Unreachable, Untrusted
-
-if TYPE_CHECKING:
-    from scripts.cloud import Clients
 
 LONGEST_TAIL = 300
 """The most lines of the past that the log stream gives (azure-cli: containerapp logs show --tail)."""
@@ -82,24 +80,30 @@ class Restart:
     had_failed: bool
 
 
-class App:
-    """One container app of the resource group that the clients are for."""
+class AppsClient(Protocol):
+    """What is used of the SDK's ContainerAppsAPIClient: three of its groups of operations."""
 
-    def __init__(self, clients: Clients, name: str) -> None:
-        self._clients = clients
-        self._resource_group = clients.resource_group
+    container_apps: Any
+    container_apps_revisions: Any
+    container_apps_revision_replicas: Any
+
+
+class App:
+    """One container app. certificate is the PEM file to trust for its log stream, None for what this machine trusts."""
+
+    def __init__(self, client: AppsClient, *, resource_group: str, name: str, certificate: Path | None = None) -> None:
+        self._client = client
+        self._resource_group = resource_group
         self._name = name
+        self._certificate = certificate
 
     def state(self) -> RevisionState:
         """The active revision, the newest where there are several, and its replicas (two requests).
 
         Raises NotFound when the app has no active revision.
         """
-        api = self._clients.container_apps
         with cloud.translated(f"listing the revisions of the app {self._name}"):
-            revisions = list(
-                self._clients.container_apps.container_apps_revisions.list_revisions(self._resource_group, self._name)
-            )
+            revisions = list(self._client.container_apps_revisions.list_revisions(self._resource_group, self._name))
         active = [
             (str(revision.name), revision.properties)
             for revision in revisions
@@ -112,7 +116,7 @@ class App:
             )
         name, properties = max(active, key=lambda revision: _moment(revision[1].created_time))
         with cloud.translated(f"listing the replicas of the revision {name}"):
-            listed = api.container_apps_revision_replicas.list_replicas(self._resource_group, self._name, name)
+            listed = self._client.container_apps_revision_replicas.list_replicas(self._resource_group, self._name, name)
         replicas = sorted(map(_replica, listed.value or []), key=lambda replica: _moment(replica.created), reverse=True)
         told = [properties.provisioning_error, properties.get("runningStateDetails")]
         return RevisionState(
@@ -127,9 +131,8 @@ class App:
     def restart(self) -> Restart:
         """Restart the active revision: its replicas start again and read `current`; no new revision is made."""
         before = self.state()
-        api = self._clients.container_apps
         with cloud.translated(f"restarting the revision {before.name}"):
-            api.container_apps_revisions.restart_revision(self._resource_group, self._name, before.name)
+            self._client.container_apps_revisions.restart_revision(self._resource_group, self._name, before.name)
         return Restart(before.name, frozenset(replica.name for replica in before.replicas), before.has_failed)
 
     def log_lines(self, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
@@ -144,19 +147,21 @@ class App:
                 "Send it a request (inferops chat), which starts one; older lines are in its Log Analytics workspace.",
             )
         replica = state.replicas[0]
-        bearer = self._clients.log_stream_token(self._name)
-        with cloud.translated(f"asking where the log of the app {self._name} is"):
-            app = self._clients.container_apps.container_apps.get(self._resource_group, self._name)
+        with cloud.translated(f"asking for the log stream of the app {self._name}"):
+            app = self._client.container_apps.get(self._resource_group, self._name)
+            token = self._client.container_apps.get_auth_token(self._resource_group, self._name)
+        bearer = token.properties.token if token.properties else None
         stream_endpoint = str(app.properties.event_stream_endpoint or "") if app.properties else ""
-        if "/subscriptions/" not in stream_endpoint:
+        if "/subscriptions/" not in stream_endpoint or not bearer:
             raise CloudError(
                 f"Azure does not tell where the log of the app {self._name} can be read.",
                 "Look into its Log Analytics workspace.",
             )
         # As azure-cli does: the stream's host, then the app's own path; the SDK has no method for it.
         host = stream_endpoint[: stream_endpoint.index("/subscriptions/")]
+        subscription = str(app.id).split("/")[2]
         url = (
-            f"{host}/subscriptions/{self._clients.subscription}/resourceGroups/{self._resource_group}"
+            f"{host}/subscriptions/{subscription}/resourceGroups/{self._resource_group}"
             f"/containerApps/{self._name}/revisions/{state.name}/replicas/{replica.name}"
             f"/containers/{replica.container}/logstream"
         )
@@ -165,8 +170,7 @@ class App:
             "output": "text",
             "tailLines": str(min(max(tail, 0), LONGEST_TAIL)),
         }
-        certificate = self._clients.cloud.certificate
-        context = ssl.create_default_context(cafile=None if certificate is None else str(certificate))
+        context = ssl.create_default_context(cafile=None if self._certificate is None else str(self._certificate))
         timeout = httpx.Timeout(30, read=None if follow else 30)
         try:
             with (

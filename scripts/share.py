@@ -58,6 +58,14 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class SmallFile:
+    """A file that was read from the share in one request."""
+
+    content: bytes
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class LocalFile:
     """A file to send: what it held when it was read for the plan, and where it lies on this machine."""
 
@@ -160,25 +168,29 @@ def list_folder(share: ShareClient, folder: str) -> list[tuple[str, int | None]]
     return [(item.name, None if item.is_directory else int(item["size"])) for item in items]
 
 
-def read_small_file(share: ShareClient, path: str) -> bytes | None:
-    """The content of a small file on the share; None when it or its folder does not exist."""
+def read_small_file(share: ShareClient, path: str) -> SmallFile | None:
+    """A small file on the share (one request); None when it or its folder does not exist."""
     try:
         with cloud.translated(f"reading {path} on the share"):
-            return bytes(share.get_file_client(path).download_file().readall())
+            download = share.get_file_client(path).download_file()
+            return SmallFile(bytes(download.readall()), dict(download.properties.metadata or {}))
     except CloudError as error:
         if _is_missing(error):
             return None
         raise
 
 
-def write_small_file(share: ShareClient, path: str, content: bytes) -> None:
-    """Create or replace a file of up to 4 MiB in one request: a reader sees the old content or the new."""
+def write_small_file(share: ShareClient, path: str, content: bytes, metadata: Mapping[str, str] | None = None) -> None:
+    """Create or replace a file of up to 4 MiB in one request: a reader sees the old content or the new.
+
+    metadata is kept with the file, beside the SHA-256 of its content.
+    """
     with cloud.translated(f"writing {path} on the share"):
         share.get_file_client(path).create_file(
             len(content),
             data=content or None,
             headers={"x-ms-content-md5": _base64_md5(content)},
-            metadata={HASH_METADATA: hashlib.sha256(content).hexdigest()},
+            metadata={**(metadata or {}), HASH_METADATA: hashlib.sha256(content).hexdigest()},
         )
 
 

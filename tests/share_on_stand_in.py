@@ -64,5 +64,6 @@ def new_share(stand_in: RunningStandIn, name: str, *, resource_group: str = "rg-
             ACCOUNT,
             {"location": "swedencentral", "kind": "StorageV2", "sku": {"name": "Standard_LRS"}},
         ).result()
-        clients.storage.file_shares.create(resource_group, ACCOUNT, name, {"properties": {"shareQuota": 100}})
-        yield clients.share(ACCOUNT, name)
+        share = clients.share(ACCOUNT, name)
+        share.create_share()
+        yield share

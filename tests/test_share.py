@@ -45,10 +45,10 @@ def contents(share: ShareClient, folder: str) -> dict[str, bytes]:
     """What the share holds, read back through the SDK."""
     found = {}
     for entry in shares.read_remote(share, folder):
-        content = shares.read_small_file(share, f"{folder}/{entry.path}")
-        assert content is not None
-        assert hashlib.sha256(content).hexdigest() == entry.sha256
-        found[entry.path] = content
+        file = shares.read_small_file(share, f"{folder}/{entry.path}")
+        assert file is not None
+        assert hashlib.sha256(file.content).hexdigest() == entry.sha256
+        found[entry.path] = file.content
     return found
 
 
