@@ -49,8 +49,8 @@ lock: $(UV) ## make the locks in requirements/ anew from pyproject.toml
 	$(LOCK) pyproject.toml --group dev -c requirements/cli.txt -c requirements/inference.txt -o requirements/dev.txt
 
 .PHONY: template
-template: ## compile infra/provision/inference.bicep (needs `bicep`)
-	bicep build infra/provision/inference.bicep
+template: $(VENV)/.installed ## compile infra/provision/inference.bicep (needs `bicep` on PATH)
+	@$(BIN)/python -m scripts.template
 
 .local/api-key:
 	@mkdir -p .local && umask 077 && $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24))' > $@

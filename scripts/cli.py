@@ -1,0 +1,348 @@
+"""The command `inferops`: its verbs and options, what they print, and the exit codes. No Azure, no HTTP.
+
+Results go to stdout (with --json one document), progress and messages to stderr. Exit codes: 0 done, 1 the operation
+failed, 2 bad input and nothing was changed, 3 there are changes, 4 the proof failed and the previous release is back,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from scripts.cloud import Role
+    from scripts.errors import InferopsError
+    from scripts.session import Session
+
+THERE_ARE_CHANGES = 3
+INTERRUPTED = 130
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+_environment = click.argument("environment")
+_config = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A hand-written inference.config.json in place of the environment's last deployment.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="inferops")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=Path(),
+    show_default="the current folder",
+    help="The repository.",
+)
+@click.pass_context
+def inferops(context: click.Context, root: Path) -> None:
+    """Run a fine-tuned language model from this Git repository.
+
+    ENVIRONMENT is the name of a folder under environments/.
+    """
+    context.obj = root.resolve()
+
+
+def main() -> NoReturn:
+    """The command's entry point."""
+    # A runner that is stopped sends SIGTERM: it ends a verb as Ctrl-C does, with everything put back.
+    signal.signal(signal.SIGTERM, _interrupt)
+    as_json = "--json" in sys.argv
+    try:
+        inferops.main(standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as ended:
+        code = ended.exit_code
+    except click.ClickException as wrong:
+        wrong.show()
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        sys.stderr.write("\nInterrupted.\n")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our stdout has gone, as `| head` does; that is no failure worth words.
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123,SIM115 (held to the end, so that nothing is flushed to the closed pipe)
+        code = 1
+    except Exception as error:
+        code = _failed(error, as_json)
+    sys.exit(code)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _failed(error: Exception, as_json: bool) -> int:
+    """Tell of a failure and return the exit code."""
+    from scripts.errors import BadInput, InferopsError
+    from scripts.github import current_job
+
+    if not isinstance(error, InferopsError):
+        error = _unexpected(error)
+    job = current_job()
+    if isinstance(error, BadInput):
+        job.annotate(error.problems, sys.stderr)
+    else:
+        job.annotate_error(error, sys.stderr)
+    sys.stderr.write(f"{error}\n")
+    if as_json:
+        told = {"message": error.message, "details": list(error.details), "next_step": error.next_step}
+        click.echo(json.dumps({"error": told}, indent=2))
+    return error.exit_code
+
+
+def _unexpected(error: Exception) -> InferopsError:
+    """A defect of ours: the person gets a sentence and a file to send us, not a traceback."""
+    from scripts.errors import InferopsError
+
+    with tempfile.NamedTemporaryFile("w", prefix="inferops-", suffix=".txt", delete=False) as report:
+        report.write("".join(traceback.format_exception(error)))
+    return InferopsError(
+        f"Something unexpected happened: {type(error).__name__}: {error}",
+        f"This is a defect of inferops. Please report it with the file {report.name}.",
+    )
+
+
+@contextlib.contextmanager
+def _session(
+    context: click.Context, environment: str, role: Role = "deploy", config: Path | None = None
+) -> Iterator[Session]:
+    from scripts.messages import Messages
+    from scripts.session import Session
+
+    messages = Messages()
+    session = Session(environment, context.obj, role=role, config=config, say=messages.say, progress=messages.progress)
+    try:
+        yield session
+    finally:
+        messages.end()
+        session.close()
+
+
+def _print(as_json: bool, document: Callable[[], Any], text: Callable[[], str]) -> None:
+    click.echo(json.dumps(document(), indent=2, ensure_ascii=False) if as_json else text().rstrip("\n"))
+
+
+@inferops.command("what-if")
+@_environment
+@_json
+@click.option("--exit-code", is_flag=True, help="Exit 3 when there are changes.")
+@click.pass_context
+def what_if(context: click.Context, environment: str, as_json: bool, exit_code: bool) -> None:
+    """Show what provision would change."""
+    from scripts import report, verbs
+
+    with _session(context, environment, "what_if") as session:
+        planned = verbs.what_if(session)
+        session.job.add_summary(report.plan_markdown(planned))
+    _print(as_json, lambda: report.plan_json(planned), lambda: report.plan_text(planned))
+    if exit_code and not planned.is_empty:
+        context.exit(THERE_ARE_CHANGES)
+
+
+@inferops.command()
+@_environment
+@_json
+@click.pass_context
+def provision(context: click.Context, environment: str, as_json: bool) -> None:
+    """Create or update the resources, and see that what served before still serves.
+
+    The endpoint's key is taken from INFERENCE_API_KEY; without it, the key that the app has is kept.
+    """
+    from scripts import report, verbs
+    from scripts.publish import config_of
+
+    with _session(context, environment) as session:
+        done = verbs.provision(session)
+        session.job.add_summary(report.plan_markdown(done.plan))
+
+    def text() -> str:
+        if not done.changed:
+            return f"Nothing to change: the resources of {environment} are as the template says."
+        return f"Provisioned {environment}: {done.outputs.aca_app_endpoint}"
+
+    def document() -> dict[str, Any]:
+        plan = report.plan_json(done.plan)
+        return {"changed": done.changed, "release": done.release, "outputs": config_of(done.outputs), "plan": plan}
+
+    _print(as_json, document, text)
+
+
+@inferops.command()
+@_environment
+@_json
+@_config
+@click.pass_context
+def deploy(context: click.Context, environment: str, as_json: bool, config: Path | None) -> None:
+    """Make a release of the code and the models, switch to it, prove it, publish the endpoint.
+
+    A release that does not serve, or does not answer as it must, is taken back: exit code 4.
+    """
+    from scripts import verbs
+    from scripts.publish import config_of
+
+    with _session(context, environment, config=config) as session:
+        done = verbs.deploy(session)
+
+    def text() -> str:
+        if not done.changed:
+            return f"Nothing to deploy: release {done.release.id} is in use and answers."
+        replaced = f" It replaced {done.previous}." if done.previous else ""
+        seconds = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in done.timings_seconds.items())
+        return f"Release {done.release.id} serves at {done.outputs.aca_app_endpoint}.{replaced}\n({seconds})"
+
+    def document() -> dict[str, Any]:
+        return {
+            "changed": done.changed,
+            "release": done.release.id,
+            "previous": done.previous,
+            "outputs": config_of(done.outputs),
+            "proof": done.proof.to_json(),
+            "timings_seconds": {phase: round(seconds, 3) for phase, seconds in done.timings_seconds.items()},
+            "files": [str(path) for path in done.files],
+        }
+
+    _print(as_json, document, text)
+
+
+@inferops.command()
+@_environment
+@_json
+@_config
+@click.pass_context
+def restart(context: click.Context, environment: str, as_json: bool, config: Path | None) -> None:
+    """Restart the replica and wait until it is ready."""
+    from scripts import verbs
+
+    with _session(context, environment, config=config) as session:
+        ready = verbs.restart(session)
+    _print(
+        as_json,
+        lambda: {"release": ready.release, "models": list(ready.models), "ledger": dict(ready.ledger)},
+        lambda: f"Restarted: release {ready.release} serves {', '.join(ready.models)}.",
+    )
+
+
+@inferops.command()
+@_environment
+@_json
+@_config
+@click.pass_context
+def status(context: click.Context, environment: str, as_json: bool, config: Path | None) -> None:
+    """Show the app, its replicas, the release in use and what its start took. Does not wake a sleeping app."""
+    from scripts import status as statuses
+
+    with _session(context, environment, config=config) as session:
+        now = statuses.of(session)
+    _print(as_json, now.to_json, lambda: str(now))
+
+
+@inferops.command()
+@_environment
+@click.argument("question")
+@_json
+@_config
+@click.option("--model", help="The base model's or an adapter's name. [default: the adapter `default`]")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="The longest answer, in tokens.")
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
+@click.pass_context
+def chat(
+    context: click.Context,
+    environment: str,
+    question: str,
+    as_json: bool,
+    config: Path | None,
+    model: str | None,
+    max_tokens: int | None,
+    temperature: float,
+) -> None:
+    """Ask the model a QUESTION; the answer appears as it is written."""
+    from scripts import verbs
+
+    def show(piece: str) -> None:
+        if not as_json:
+            click.echo(piece, nl=False)
+
+    with _session(context, environment, config=config) as session:
+        options = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
+        answer = verbs.chat(session, question, show, **options)
+    _print(
+        as_json,
+        lambda: {
+            "question": question,
+            "answer": answer.text,
+            "model": answer.model,
+            "finish_reason": answer.finish_reason,
+            "usage": dict(answer.usage),
+            "seconds": round(answer.seconds, 3),
+        },
+        lambda: "",
+    )
+
+
+@inferops.command()
+@_environment
+@_config
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is written, until Ctrl-C.")
+@click.option("--tail", type=click.IntRange(0, 300), default=100, show_default=True, help="Lines of the past.")
+@click.pass_context
+def logs(context: click.Context, environment: str, config: Path | None, follow: bool, tail: int) -> None:
+    """Print the replica's log."""
+    with _session(context, environment, config=config) as session:
+        for line in session.app.log_lines(tail=tail, follow=follow):
+            click.echo(line)
+
+
+@inferops.command()
+@_environment
+@_json
+@_config
+@click.pass_context
+def publish(context: click.Context, environment: str, as_json: bool, config: Path | None) -> None:
+    """Write infra/inference.config.json and infra/deployment.json again, for the release in use."""
+    from scripts import verbs
+    from scripts.publish import config_of
+
+    with _session(context, environment, config=config) as session:
+        outputs, files = verbs.publish_again(session)
+    _print(as_json, lambda: config_of(outputs), lambda: "\n".join(f"Wrote {path}" for path in files))
+
+
+@inferops.command()
+@_json
+@click.option(
+    "--touched-by",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Only those that a change concerns: a file with the changed paths, one a line.",
+)
+@click.pass_context
+def environments(context: click.Context, as_json: bool, touched_by: Path | None) -> None:
+    """List the environments that can be acted on, in the order of their promotion.
+
+    One whose ids are still placeholders is named on stderr and left out, and so is a local one without a stand-in.
+    """
+    from scripts import fleet
+    from scripts.github import current_job
+
+    changed = None if touched_by is None else touched_by.read_text(encoding="utf-8").splitlines()
+    listed = fleet.listed(context.obj, changed)
+    for name, reason in listed.skipped.items():
+        sys.stderr.write(f"{name}: skipped, {reason}\n")
+    current_job().set_outputs({"environments": json.dumps(list(listed.names))})
+    _print(
+        as_json,
+        lambda: {"environments": list(listed.names), "skipped": dict(listed.skipped)},
+        lambda: "\n".join(listed.names),
+    )

@@ -1,0 +1,124 @@
+"""What every verb works with: one environment, its clients, its outputs, its key, each found when first asked for.
+
+Knows where the values come from (Azure, a hand-written configuration, the process environment) and nothing of what a
+verb does with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts import cloud, deployment, environment, github, publish, template
+from scripts.cloud import Clients, Role
+from scripts.deployment import Outputs
+from scripts.endpoint import Endpoint
+from scripts.environment import Environment
+from scripts.errors import BadInput, NotFound, Problem
+from scripts.replica import App
+from scripts.template import Template
+
+if TYPE_CHECKING:
+    from scripts.cloud import ShareClient
+
+KEY_VARIABLE = "INFERENCE_API_KEY"
+KEY_PARAMETER = "apiKey"
+KEY_SECRET = "api-key"  # noqa: S105 (a name, not the secret)
+"""The key's name in the process environment, in the template, and among the container app's secrets."""
+
+
+class Session:
+    """One verb's run. say gets a message for the person, progress one that the next may replace. Close it when done."""
+
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        *,
+        role: Role,
+        config: Path | None,
+        say: Callable[[str], None],
+        progress: Callable[[str], None],
+    ) -> None:
+        self.name, self.root = name, root
+        self.say, self.progress = say, progress
+        self.job = github.current_job()
+        self._role, self._config = role, config
+        self._open = contextlib.ExitStack()
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._open.close()
+
+    @cached_property
+    def template(self) -> Template:
+        """The template of this checkout."""
+        return template.load(self.root)
+
+    @cached_property
+    def environment(self) -> Environment:
+        """The environment. Raises BadInput for problems in its files, and for ids that were never filled in."""
+        loaded = environment.load(self.name, self.root, self.template)
+        zeros = environment.placeholders(loaded)
+        if zeros:
+            file = str(loaded.files[0].relative_to(self.root))
+            what = "is still a placeholder"
+            raise BadInput([Problem(file, key, environment.PLACEHOLDER, what, "Write the real id") for key in zeros])
+        return loaded
+
+    @cached_property
+    def clients(self) -> Clients:
+        """Signed in as the environment's identity on a runner, as the person elsewhere."""
+        assertion = self.job.oidc_assertion if self.job.has_oidc else None
+        return self._open.enter_context(cloud.connect(self.environment, self._role, assertion))
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """Of the environment's last deployment in Azure, or what --config holds."""
+        if self._config is not None:
+            return publish.read_config(self._config)
+        return deployment.last_outputs(self.clients, self.environment)
+
+    @cached_property
+    def share(self) -> ShareClient:
+        """The file share with the releases."""
+        return self.clients.share(self.outputs.storage_account_name, self.outputs.file_share_name)
+
+    @cached_property
+    def app(self) -> App:
+        """The container app."""
+        return App(
+            self.clients.container_apps,
+            resource_group=self.outputs.resource_group_name,
+            name=self.outputs.aca_app_name,
+            certificate=self.clients.cloud.certificate,
+        )
+
+    @cached_property
+    def endpoint(self) -> Endpoint:
+        """The app's address with the key of the process environment, or else the app's own."""
+        key = self.given_key or self.app_key(self.outputs.aca_app_name)
+        certificate = self.clients.cloud.certificate
+        return self._open.enter_context(Endpoint(self.outputs.aca_app_endpoint, key=key, certificate=certificate))
+
+    @property
+    def given_key(self) -> str | None:
+        """The endpoint's key as the process environment has it."""
+        return os.environ.get(KEY_VARIABLE) or None
+
+    def app_key(self, app: str) -> str:
+        """The key that the container app holds. Raises NotFound when there is no such app, or it has no key."""
+        with cloud.translated(f"reading the secrets of the container app {app}"):
+            group = self.clients.resource_group
+            secrets = self.clients.container_apps.container_apps.list_secrets(group, app).value
+        for secret in secrets or ():
+            if secret.name == KEY_SECRET and secret.value:
+                return str(secret.value)
+        raise NotFound(
+            f"The container app {app} has no secret {KEY_SECRET}.",
+            f"Set {KEY_VARIABLE} and provision the environment again.",
+        )
