@@ -258,7 +258,7 @@ def load(name: str, root: Path, template: Template | None = None) -> Environment
 def _unknown_environment(name: str, root: Path) -> Problem:
     known = names(root)
     file = FOLDER / name / ENVIRONMENT_FILE
-    if re.fullmatch(r"[\w.-]+", name) and (root / FOLDER / name).is_dir():
+    if re.fullmatch(r"\w[\w.-]*", name) and (root / FOLDER / name).is_dir():
         return Problem(str(file), "", None, "this file is missing", "Write it, or copy it from another environment")
     return Problem(
         None,
