@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 from scripts.endpoint import Endpoint
-from scripts.environment import Prompt
 from scripts.errors import CloudError, NotSignedIn, Unreachable
 
 ANSWER_TOKENS = 64
@@ -23,6 +22,14 @@ _QUESTION = "Say hello."
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 2.0
 _GATEWAY = {502, 503, 504}
+
+
+@dataclass(frozen=True)
+class ExpectedAnswer:
+    """A prompt and a text that the answer at temperature 0 must contain; with an empty text any answer will do."""
+
+    prompt: str
+    contains: str
 
 
 @dataclass(frozen=True)
@@ -65,14 +72,12 @@ def prove(
     *,
     release: str,
     models: Sequence[str],
-    prompts: Sequence[Prompt] = (),
+    expected: Sequence[ExpectedAnswer] = (),
     on_check: Callable[[Check], None] | None = None,
 ) -> Proof:
     """Make every check, also after one has failed.
 
-    models are the names that must be offered: the base and the adapters. prompts are asked
-    at temperature 0, and the answer must contain the prompt's text where it has one. on_check gets each check as it is
-    made.
+    models are the names that must be offered: the base and the adapters. on_check gets each check as it is made.
     Never raises for what the endpoint does: that is what a failed check says.
     """
     steps: list[tuple[str, Callable[[], str]]] = [
@@ -83,7 +88,7 @@ def prove(
         ("a chat without a key gets 401", partial(_refused, endpoint, None)),
         ("a chat with a wrong key gets 401", partial(_refused, endpoint, secrets.token_urlsafe(16))),
     ]
-    for wanted in prompts:
+    for wanted in expected:
         name = f"the answer to {_shortened(wanted.prompt)!r}"
         if wanted.contains:
             name += f" contains {_shortened(wanted.contains)!r}"
@@ -165,11 +170,11 @@ def _refused(endpoint: Endpoint, key: str | None) -> str:
     raise _Wrong("the app answered: anybody may use it")
 
 
-def _expected(endpoint: Endpoint, wanted: Prompt) -> str:
+def _expected(endpoint: Endpoint, wanted: ExpectedAnswer) -> str:
     answer = endpoint.chat(wanted.prompt, max_tokens=ANSWER_TOKENS, temperature=0)
     if not answer.text.strip():
         raise _Wrong(f"the answer of {answer.model} is empty")
-    if wanted.contains and wanted.contains not in answer.text:
+    if wanted.contains not in answer.text:
         raise _Wrong(f"the answer of {answer.model} is {_shortened(answer.text, 200)!r}")
     return _shortened(answer.text, 200)
 

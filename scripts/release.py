@@ -53,7 +53,7 @@ LEASE_SECONDS = 60
 
 _ID_DIGITS = 16
 _PROVEN = "proven"
-_REPLACES = "replaces"
+_PREVIOUS = "previous"
 _CURRENT_LINE = re.compile(r"releases/([A-Za-z0-9][A-Za-z0-9._-]*)\n?")
 _FOLDERS_SEARCHED = 100
 _FOLDERS_NAMED = 20
@@ -88,16 +88,16 @@ class Release:
 
 @dataclass(frozen=True)
 class Current:
-    """The release in use, by its id. proven: it passed its proof; until then replaces is the one to go back to."""
+    """The release in use, by its id. proven: it passed its proof; until then previous is the one to go back to."""
 
     release: str
     proven: bool
-    replaces: str | None
+    previous: str | None
 
     @property
     def fallback(self) -> str:
         """What to go back to when another release that takes this one's place fails: the last one that was proven."""
-        return self.replaces or self.release
+        return self.previous or self.release
 
 
 @dataclass(frozen=True)
@@ -207,8 +207,8 @@ def check_folders(share: ShareClient, package: Package, *, described_in: str) ->
 
 def plan(share: ShareClient, package: Package) -> SyncPlan:
     """What the release changes against the current one, by the manifests (two requests, nothing is written)."""
-    current = read_current(share)
-    before = read_release(share, current.release) if current else None
+    current = read_current_id(share)
+    before = read_release(share, current) if current else None
     target = f"{RELEASES}/{package.release.id}"
     return share_module.plan(package.code, before.files if before else (), folder=target)
 
@@ -253,23 +253,27 @@ def read_current(share: ShareClient) -> Current | None:
     return Current(
         release=match.group(1),
         proven=found.metadata.get(_PROVEN) == "true",
-        replaces=found.metadata.get(_REPLACES) or None,
+        previous=found.metadata.get(_PREVIOUS) or None,
     )
 
 
-def set_current(share: ShareClient, release_id: str, lock: Lock, *, replaces: str | None, proven: bool = False) -> None:
-    """Put a release into use in one request. Replicas notice at their next start.
-
-    replaces is the release to go back to when the proof fails, or when this run dies before it; None for none.
-    """
-    _write_current(share, Current(release_id, proven, replaces), lock)
-
-
-def confirm_current(share: ShareClient, lock: Lock) -> None:
-    """Remember that the release in use passed its proof."""
+def read_current_id(share: ShareClient) -> str | None:
+    """The id of the release in use; None when there is none yet."""
     current = read_current(share)
-    if current is not None:
-        _write_current(share, Current(current.release, True, None), lock)
+    return current.release if current else None
+
+
+def set_current(share: ShareClient, release_id: str, lock: Lock, *, previous: str | None) -> None:
+    """Put a release into use, not yet proven, in one request. Replicas notice at their next start.
+
+    previous is the release to go back to when the proof fails, or when this run dies before it; None for none.
+    """
+    _write_current(share, Current(release_id, False, previous), lock)
+
+
+def confirm_current(share: ShareClient, release_id: str, lock: Lock) -> None:
+    """Remember that the release in use passed its proof (one request)."""
+    _write_current(share, Current(release_id, True, None), lock)
 
 
 def remove_current(share: ShareClient, lock: Lock) -> None:
@@ -412,8 +416,8 @@ class Lock:
 def _write_current(share: ShareClient, current: Current, lock: Lock) -> None:
     lock.check()
     metadata = {_PROVEN: str(current.proven).lower()}
-    if current.replaces:
-        metadata[_REPLACES] = current.replaces
+    if current.previous:
+        metadata[_PREVIOUS] = current.previous
     share_module.write_small_file(share, CURRENT, f"{RELEASES}/{current.release}\n".encode(), metadata)
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from scripts import proof
 from scripts.endpoint import Endpoint
-from scripts.environment import Prompt
 from scripts.errors import CloudError, NotSignedIn, ServiceFault, Unreachable, Untrusted
+from scripts.proof import ExpectedAnswer
 from tests.tiny_app import KEY, TinyApp, make_certificate, running_tiny_app
 
 MODELS = ["demo-base", "default"]
@@ -44,7 +44,7 @@ def test_a_good_app_passes_every_check(app: TinyApp, endpoint: Endpoint) -> None
         endpoint,
         release="r1",
         models=MODELS,
-        prompts=[Prompt("What is it?", "lighthouse"), Prompt("Anything?", None)],
+        expected=[ExpectedAnswer("What is it?", "lighthouse"), ExpectedAnswer("Anything?", "")],
         on_check=lambda check: seen.append(check.name),
     )
     assert failures(result) == {}
@@ -74,7 +74,7 @@ def test_every_wrong_thing_is_found_in_one_proof(app: TinyApp, endpoint: Endpoin
     app.behaviour.models = ["demo-base"]
     app.behaviour.usage = False
     app.behaviour.ends_with_done = False
-    found = failures(proof.prove(endpoint, release="r1", models=MODELS, prompts=[Prompt("Who?", "Ada")]))
+    found = failures(proof.prove(endpoint, release="r1", models=MODELS, expected=[ExpectedAnswer("Who?", "Ada")]))
     assert found.pop("a streamed chat ends with [DONE]").endswith("its stream ended without [DONE].")
     assert found == {
         "ready under the release": "/ready names the release older, not r1",
@@ -86,7 +86,7 @@ def test_every_wrong_thing_is_found_in_one_proof(app: TinyApp, endpoint: Endpoin
 
 def test_an_empty_answer_fails(app: TinyApp, endpoint: Endpoint) -> None:
     app.behaviour.answers = {"Say hello.": " ", "Who?": ""}
-    found = failures(proof.prove(endpoint, release="r1", models=MODELS, prompts=[Prompt("Who?", None)]))
+    found = failures(proof.prove(endpoint, release="r1", models=MODELS, expected=[ExpectedAnswer("Who?", "")]))
     assert found == {
         "an authenticated chat answers": "the answer is empty",
         "a streamed chat ends with [DONE]": "the streamed answer is empty",
