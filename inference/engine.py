@@ -1,0 +1,503 @@
+"""Chat requests -> streams of tokens and text; many requests share one model.
+
+`Engine` is the one interface that the API, the page and the tests use. All torch work, loading included, happens in its
+one thread; requests join and leave the batch at every step. Knows no HTTP and no page, and imports no torch: what it steps
+is handed to it by the function that loads the model, which runs in that thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from text import PromptRefused, PromptRenderer, TextStream
+
+if TYPE_CHECKING:
+    from batch import Row
+    from model import Loaded
+
+log = logging.getLogger("engine")
+
+Status = Literal["loading", "ready", "failed", "draining"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """What is asked of the engine. Whoever makes it has checked the types; the engine checks against the model."""
+
+    messages: Sequence[Mapping[str, str]]
+    model: str | None = None
+    """An adapter's or the base model's name; None or "default" for the default model."""
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """The next part of an answer: newly chosen tokens, and the text that can be shown by now (it may be empty)."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last event of every stream. Counts are tokens; `completion_tokens` counts an end-of-text token too."""
+
+    reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    error: str | None = None
+
+
+Event = TextPiece | Finished
+
+
+Report = Callable[[str, dict[str, float]], None]
+"""Told the phase of the start that begins, and what is known by then: names with their units -> numbers."""
+
+Load = Callable[[Report], "Loaded"]
+"""Makes the model; called in the engine's thread."""
+
+
+class RequestRefused(Exception):
+    """The request cannot be served by this model: `parameter` names the part of it, `code` the kind of problem."""
+
+    def __init__(self, message: str, parameter: str, code: str) -> None:
+        super().__init__(message)
+        self.parameter, self.code = parameter, code
+
+
+class EngineFull(Exception):
+    """As many requests wait as may; `retry_after_seconds` is when a place is likely to be free."""
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__(f"the queue is full; try again in {retry_after_seconds} s")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class EngineNotReady(Exception):
+    """The model is loading, could not be loaded, or the engine takes no new requests because it is ending."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """Tokens of one answer when the request does not say, the most it may ask for, the longest prompt, and how many
+    requests may wait."""
+
+    max_prompt_tokens: int
+    default_new_tokens: int
+    max_new_tokens: int
+    max_queue: int
+
+
+@dataclass(frozen=True)
+class State:
+    """A moment of the engine: its status, what it is doing, why it failed, and the ledger of its start (names with
+    their units -> numbers)."""
+
+    status: Status
+    phase: str
+    error: str | None
+    ledger: dict[str, float]
+
+
+class Stream:
+    """The answer to one request: iterate over its events; the last one is `Finished`."""
+
+    def __init__(self, model: str, prompt_tokens: int, cancel: Callable[[], None]) -> None:
+        self.model = model
+        self.prompt_tokens = prompt_tokens
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._ended = False
+        self._cancel = cancel
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await self.next(None)
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def next(self, timeout_seconds: float | None) -> Event | None:
+        """The next event; None after the last one, and when none comes within the time (then call again)."""
+        if self._ended:
+            return None
+        try:
+            event = self._events.get_nowait()
+        except asyncio.QueueEmpty:
+            try:
+                event = await asyncio.wait_for(self._events.get(), timeout_seconds)
+            except asyncio.TimeoutError:
+                return None
+        self._ended = isinstance(event, Finished)
+        return event
+
+    def cancel(self) -> None:
+        """Stop computing; the slot is free at the next step. Does nothing when the answer has ended."""
+        self._cancel()
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        """Called by the engine in the stream's own event loop."""
+        for event in events:
+            self._events.put_nowait(event)
+
+
+@dataclass(eq=False)
+class _Job:
+    """One request inside the engine's thread."""
+
+    stream: Stream
+    loop: asyncio.AbstractEventLoop
+    row: Row
+    text: TextStream
+    limit: int
+    """The most tokens of this answer."""
+    prompt_tokens: int
+    began: float
+    cancelled: bool = False
+    completion_tokens: int = 0
+    outbox: list[Event] = field(default_factory=list)
+
+
+class Engine:
+    """One model, one thread. `load` is called in that thread; it gets a function to report phases to."""
+
+    def __init__(
+        self,
+        *,
+        load: Load,
+        models: Sequence[str],
+        default_model: str,
+        limits: EngineLimits,
+    ) -> None:
+        self.models = tuple(models)
+        self.default_model = default_model
+        self.limits = limits
+        self._load = load
+        self._loaded: Loaded | None = None
+        self._renderer: PromptRenderer | None = None
+        self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: list[_Job] = []
+        self._waiting: deque[_Job] = deque()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._began = time.monotonic()
+        # Guards what both the engine's thread and its callers change.
+        self._lock = threading.Lock()
+        self._open = 0
+        self._closed = False
+        self._idle = threading.Event()
+        self._idle.set()
+        self._seconds_per_request = 1.0
+        self._status: Status = "loading"
+        self._phase = "starting"
+        self._error: str | None = None
+        self._ledger: dict[str, float] = {}
+
+    # What callers use
+
+    def start(self) -> None:
+        """Begin loading in the engine's thread; returns at once."""
+        self._began = time.monotonic()
+        self._thread.start()
+
+    @property
+    def state(self) -> State:
+        with self._lock:
+            return State(self._status, self._phase, self._error, dict(self._ledger))
+
+    @property
+    def running(self) -> bool:
+        """Whether the engine's thread is alive."""
+        return self._thread.is_alive()
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that wait or run."""
+        return self._open
+
+    def resolve_model(self, name: str | None) -> str:
+        """The name that answers a request for `name`. Raises RequestRefused when there is none."""
+        if name is None or (name == "default" and name not in self.models):
+            return self.default_model
+        if name not in self.models:
+            raise RequestRefused(
+                f"The model `{name}` does not exist here. There are: {', '.join(self.models)}.",
+                "model",
+                "model_not_found",
+            )
+        return name
+
+    async def submit(self, request: ChatRequest) -> Stream:
+        """Queue a request; its events arrive in the running event loop.
+
+        Raises RequestRefused, EngineFull or EngineNotReady; nothing of the request is left behind then.
+        """
+        model = self.resolve_model(request.model)
+        loaded, renderer = self._take_place()
+        try:
+            stop_after = self._answer_limit(request)
+            tokens = await asyncio.to_thread(renderer.render, request.messages)
+            job = self._job(request, model, loaded, tokens, stop_after)
+        except PromptRefused as error:
+            self._give_place_back()
+            raise RequestRefused(str(error), "messages", "invalid_messages") from None
+        except BaseException:
+            self._give_place_back()
+            raise
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._inbox.put(job)
+        if closed:
+            self._give_place_back()
+            raise EngineNotReady(self._status, self._why_not_ready())
+        return job.stream
+
+    async def drain(self, grace_seconds: float) -> bool:
+        """Take no new requests, wait for the running ones, cancel what is left after the grace, end the thread.
+
+        Returns whether everything ended by itself.
+        """
+        with self._lock:
+            if self._status != "failed":
+                self._status, self._phase = "draining", f"finishing {self._open} requests"
+        finished = await asyncio.to_thread(self._idle.wait, grace_seconds)
+        self._inbox.put(None)
+        if self._loaded is not None:
+            await asyncio.to_thread(self._thread.join, 5.0)
+        return finished
+
+    # Admission, in the callers' threads
+
+    def _take_place(self) -> tuple[Loaded, PromptRenderer]:
+        with self._lock:
+            if self._status != "ready" or self._loaded is None or self._renderer is None:
+                raise EngineNotReady(self._status, self._why_not_ready())
+            ahead = self._open - self._loaded.batch.slots
+            if ahead >= self.limits.max_queue:
+                wait = self._seconds_per_request * (1 + ahead / self._loaded.batch.slots)
+                raise EngineFull(max(1, min(60, round(wait))))
+            self._open += 1
+            self._idle.clear()
+            return self._loaded, self._renderer
+
+    def _give_place_back(self) -> None:
+        with self._lock:
+            self._open -= 1
+            if self._open == 0:
+                self._idle.set()
+
+    def _why_not_ready(self) -> str:
+        if self._status == "failed":
+            return f"the model could not be loaded: {self._error}"
+        if self._status == "draining":
+            return "the server is ending and takes no new requests"
+        return f"the model is not ready yet ({self._phase})"
+
+    def _answer_limit(self, request: ChatRequest) -> int:
+        asked = self.limits.default_new_tokens if request.max_tokens is None else request.max_tokens
+        if asked > self.limits.max_new_tokens:
+            raise RequestRefused(
+                f"{asked} tokens are more than the {self.limits.max_new_tokens} that one answer may have here.",
+                "max_tokens",
+                "invalid_value",
+            )
+        return asked
+
+    def _job(self, request: ChatRequest, model: str, loaded: Loaded, tokens: list[int], limit: int) -> _Job:
+        # Only imported here: by now the engine's thread has loaded torch.
+        from batch import Row
+        from sampling import Choice
+
+        longest = min(self.limits.max_prompt_tokens, loaded.batch.context_tokens - 1)
+        if not 0 < len(tokens) <= longest:
+            raise RequestRefused(
+                f"The messages have {len(tokens)} tokens; from 1 to {longest} are possible here.",
+                "messages",
+                "context_length_exceeded",
+            )
+        room = loaded.batch.context_tokens - len(tokens)
+        if request.max_tokens is not None and limit > room:
+            raise RequestRefused(
+                f"The messages have {len(tokens)} tokens and {limit} are asked for; together they may have "
+                f"{loaded.batch.context_tokens}.",
+                "messages",
+                "context_length_exceeded",
+            )
+        beyond = [token for token in tokens if not 0 <= token < loaded.vocabulary]
+        if beyond:
+            raise RequestRefused(
+                f"The tokenizer gives token {beyond[0]}, and the model has {loaded.vocabulary}.",
+                "messages",
+                "invalid_messages",
+            )
+        choice = Choice(request.temperature, request.top_p, request.seed)
+        row = Row(tokens=list(tokens), choice=choice, adapter=loaded.adapters[model])
+
+        def cancel() -> None:
+            job.cancelled = True
+
+        job = _Job(
+            stream=Stream(model, len(tokens), cancel),
+            loop=asyncio.get_running_loop(),
+            row=row,
+            text=TextStream(loaded.tokenizer, request.stop),
+            limit=min(limit, room),
+            prompt_tokens=len(tokens),
+            began=time.monotonic(),
+        )
+        return job
+
+    # The engine's thread
+
+    def _run(self) -> None:
+        try:
+            loaded = self._load(self._report)
+        except Exception as error:  # whatever a library raises here is told on /ready and in the log
+            self._fail(str(error) or type(error).__name__)
+            log.debug("loading failed", exc_info=True)
+            return
+        with self._lock:
+            self._loaded, self._renderer = loaded, PromptRenderer(loaded.tokenizer)
+            self._ledger["ready_seconds"] = round(time.monotonic() - self._began, 3)
+            if self._status == "loading":
+                self._status, self._phase = "ready", "ready"
+        log.info("ready: %s", loaded.description)
+        try:
+            self._serve(loaded)
+        except Exception as error:  # a mistake of this file must not leave requests waiting for ever
+            self._fail(f"the engine stopped: {type(error).__name__}: {error}")
+            log.exception("the engine stopped")
+            self._close("error", "the engine stopped")
+
+    def _report(self, phase: str, ledger: dict[str, float]) -> None:
+        with self._lock:
+            if self._status == "loading":
+                self._phase = phase
+            self._ledger.update({name: round(number, 3) for name, number in ledger.items()})
+
+    def _fail(self, error: str) -> None:
+        with self._lock:
+            self._status, self._phase, self._error = "failed", "failed", " ".join(error.split())
+        log.error("the model cannot be served: %s", self._error)
+
+    def _serve(self, loaded: Loaded) -> None:
+        while self._take_in():
+            self._let_go(loaded)
+            self._admit(loaded)
+            if self._jobs:
+                self._step(loaded)
+            self._flush()
+        self._close("cancelled")
+
+    def _close(self, reason: FinishReason, error: str | None = None) -> None:
+        """End every request that is still here; none comes in afterwards."""
+        with self._lock:
+            self._closed = True
+        while not self._inbox.empty():
+            job = self._inbox.get()
+            if job is not None:
+                self._waiting.append(job)
+        for job in [*self._jobs, *self._waiting]:
+            self._finish(job, reason, error)
+        self._waiting.clear()
+
+    def _take_in(self) -> bool:
+        """Move new requests to the waiting line; sleep when there is nothing to do. False when it is time to end."""
+        block = not self._jobs and not self._waiting
+        while True:
+            try:
+                job = self._inbox.get(block=block)
+            except queue.Empty:
+                return True
+            if job is None:
+                return False
+            self._waiting.append(job)
+            block = False
+
+    def _let_go(self, loaded: Loaded) -> None:
+        for job in [job for job in self._waiting if job.cancelled]:
+            self._waiting.remove(job)
+            self._finish(job, "cancelled")
+        for job in [job for job in self._jobs if job.cancelled]:
+            loaded.batch.remove(job.row)
+            self._finish(job, "cancelled")
+
+    def _admit(self, loaded: Loaded) -> None:
+        while self._waiting and len(self._jobs) < loaded.batch.slots:
+            job = self._waiting.popleft()
+            loaded.batch.add(job.row)
+            self._jobs.append(job)
+
+    def _step(self, loaded: Loaded) -> None:
+        try:
+            produced = loaded.batch.step()
+        except RuntimeError as error:  # what torch raises, out of memory included
+            log.error("a step of %d requests failed: %s", len(self._jobs), " ".join(str(error).split())[:500])
+            loaded.batch.reset()
+            for job in list(self._jobs):
+                self._finish(job, "error", "the model failed to compute this answer")
+            return
+        owner = {id(job.row): job for job in self._jobs}
+        for row, token in produced:
+            job = owner[id(row)]
+            reason = self._accept(job, token, loaded.end_tokens)
+            if reason is not None:
+                loaded.batch.remove(row)
+                self._finish(job, reason, "the model gave no finite number" if reason == "error" else None)
+
+    def _accept(self, job: _Job, token: int | None, end_tokens: frozenset[int]) -> FinishReason | None:
+        """Add a token to an answer; say why the answer ends with it, or None."""
+        if token is None:
+            return "error"
+        job.completion_tokens += 1
+        job.row.tokens.append(token)
+        if token in end_tokens:
+            job.outbox.append(TextPiece("", (token,)))
+            return "stop"
+        job.outbox.append(TextPiece(job.text.push(token), (token,)))
+        if job.text.stopped:
+            return "stop"
+        return "length" if job.completion_tokens >= job.limit else None
+
+    def _finish(self, job: _Job, reason: FinishReason, error: str | None = None) -> None:
+        if job in self._jobs:
+            self._jobs.remove(job)
+        rest = job.text.finish() if reason in ("stop", "length") else ""
+        if rest:
+            job.outbox.append(TextPiece(rest, ()))
+        job.outbox.append(Finished(reason, job.prompt_tokens, job.completion_tokens, error))
+        self._send(job)
+        seconds = time.monotonic() - job.began
+        self._seconds_per_request += 0.1 * (seconds - self._seconds_per_request)
+        self._give_place_back()
+
+    def _flush(self) -> None:
+        for job in self._jobs:
+            if job.outbox:
+                self._send(job)
+
+    def _send(self, job: _Job) -> None:
+        events, job.outbox = job.outbox, []
+        # A loop that has closed has nobody left who listens.
+        with contextlib.suppress(RuntimeError):
+            job.loop.call_soon_threadsafe(job.stream.deliver, events)

@@ -1,0 +1,246 @@
+"""The entry: settings -> engine -> API and page -> serve until SIGTERM.
+
+The port opens at once; the model loads in the engine's thread and the page is built beside it. Both say in the log and on
+/ready how far they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import uvicorn
+from api import About, BodyLimit, RequestLog, create_api
+from auth import Application, Gate, Receive, Scope, Send
+from engine import Engine, EngineLimits, Load, Report
+from settings import Settings, SettingsError, read_settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from model import Loaded
+
+log = logging.getLogger("serve")
+
+EXIT_BAD_SETTINGS = 2
+
+
+def main() -> int:
+    """Run the server; the process's exit code."""
+    _configure_logging()
+    try:
+        settings = read_settings(os.environ)
+    except SettingsError as error:
+        for problem in error.problems:
+            log.error("%s", problem)
+        log.error("not started: %d problems with the settings", len(error.problems))
+        return EXIT_BAD_SETTINGS
+    for variable in settings.unknown_variables:
+        log.warning("nothing reads the variable %s", variable)
+    # Nothing here may look for a network: models come from the share, and nobody is told what is served.
+    os.environ.update(
+        HF_HUB_OFFLINE="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        GRADIO_ANALYTICS_ENABLED="False",
+        TOKENIZERS_PARALLELISM="false",
+    )
+    return asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    limits = settings.limits
+    imports_done = threading.Event()
+    engine = Engine(
+        load=_loader(settings, imports_done),
+        models=settings.model_names,
+        default_model=settings.default_model,
+        limits=EngineLimits(
+            max_prompt_tokens=limits.max_prompt_tokens,
+            default_new_tokens=limits.default_new_tokens,
+            max_new_tokens=limits.max_new_tokens,
+            max_queue=limits.max_queue,
+        ),
+    )
+    about = About(settings.release, settings.created, settings.keep_alive_seconds)
+    api = create_api(engine, about)
+    page = LatePage()
+    api.mount("/", page)
+    application = RequestLog(Gate(BodyLimit(api, limits.max_body_bytes), settings.api_key))
+    server = _Server(
+        uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=2,
+        )
+    )
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        log.error("cannot listen on %s:%d (HOST, PORT): %s", settings.host, settings.port, error.strerror)
+        return 1
+    log.info("release %s: listening on %s:%d", settings.release, settings.host, settings.port)
+    engine.start()
+    ending = asyncio.Event()
+    building = asyncio.create_task(_keep_page(page, engine, imports_done, ending))
+    await _serve_until_told(server, listener, engine, settings.shutdown_grace_seconds)
+    ending.set()
+    finished, _ = await asyncio.wait({building}, timeout=2)
+    log.info("ended")
+    if engine.running or not finished:
+        # A thread that still loads the model or the page cannot be stopped, and would hold the process back.
+        logging.shutdown()
+        os._exit(0)
+    return 0
+
+
+def _loader(settings: Settings, imports_done: threading.Event) -> Load:
+    """What the engine's thread runs first: the imports that take seconds, then the model."""
+
+    def load(report: Report) -> Loaded:
+        def tell(phase: str, ledger: dict[str, float]) -> None:
+            report(phase, ledger)
+            log.info("start: %s%s", phase, _ledger_words(ledger))
+
+        tell("importing torch", {"install_seconds": settings.install_seconds} if settings.install_seconds else {})
+        began = time.monotonic()
+        try:
+            import model
+        finally:
+            imports_done.set()
+        report("imports done", {"import_seconds": time.monotonic() - began})
+        log.info("start: imports done%s", _ledger_words({"import_seconds": time.monotonic() - began}))
+        return model.load(
+            settings.base,
+            settings.adapters,
+            limits=settings.limits,
+            device=settings.device,
+            dtype=settings.dtype,
+            report=tell,
+        )
+
+    return load
+
+
+def _ledger_words(ledger: dict[str, float]) -> str:
+    """(read 14.3 MB, 700 MB/s, 0.02 s) from numbers that carry their units in their names."""
+    words = []
+    if "read_bytes" in ledger:
+        megabytes, seconds = ledger["read_bytes"] / 1e6, ledger["read_seconds"]
+        words.append(f"{megabytes:.1f} MB, {megabytes / max(seconds, 1e-6):.0f} MB/s")
+    words += [
+        f"{name.removesuffix('_seconds')} {value:.2f} s" for name, value in ledger.items() if name.endswith("_seconds")
+    ]
+    return f" ({', '.join(words)})" if words else ""
+
+
+class LatePage:
+    """The page's place at "/": until the page is built, a browser is told to wait."""
+
+    def __init__(self) -> None:
+        self.application: Application | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.application is not None:
+            await self.application(scope, receive, send)
+            return
+        body = b"<!doctype html><meta http-equiv='refresh' content='2'><p>The page is starting ..."
+        headers = [(b"content-type", b"text/html; charset=utf-8"), (b"retry-after", b"2")]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+async def _keep_page(page: LatePage, engine: Engine, imports_done: threading.Event, ending: asyncio.Event) -> None:
+    """Build the page, run it until the server ends."""
+
+    def build() -> FastAPI:
+        # After torch: two threads that import large packages at once only wait for each other.
+        imports_done.wait()
+        import ui
+
+        return ui.build_page(engine)
+
+    began = time.monotonic()
+    try:
+        built = await asyncio.to_thread(build)
+        async with built.router.lifespan_context(built):
+            page.application = built
+            log.info("start: page ready after %.2f s", time.monotonic() - began)
+            await ending.wait()
+    except Exception:  # the API goes on without the page
+        log.exception("the page cannot be served")
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to this file: a stop first drains the engine, and ends with exit code 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve_until_told(
+    server: uvicorn.Server, listener: socket.socket, engine: Engine, grace_seconds: float
+) -> None:
+    """Serve; on SIGTERM or SIGINT finish what runs within the grace period. A second signal ends it at once."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        if told.is_set():
+            log.warning("%s again: ending at once", number.name)
+            server.should_exit = server.force_exit = True
+            draining.cancel()
+        told.set()
+        log.info("%s: no new requests; %d may finish within %.0f s", number.name, engine.open_requests, grace_seconds)
+
+    async def drain() -> None:
+        await told.wait()
+        if not await engine.drain(grace_seconds):
+            log.warning("the grace period is over: requests that still ran were cut short")
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    draining = asyncio.create_task(drain())
+    await server.serve(sockets=[listener])
+    draining.cancel()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _configure_logging() -> None:
+    """Lines with UTC times on stderr."""
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # These two tell addresses of every request.
+    for chatty in ("httpx", "httpcore", "uvicorn.error"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
