@@ -72,7 +72,7 @@ def _depth(name: str, loaded: Mapping[str, Environment]) -> int:
     """How many environments a release passes before this one; a circle ends where it closes."""
     depth, seen = 0, {name}
     before = loaded[name].promote_from
-    while before in loaded and before not in seen:
+    while before is not None and before in loaded and before not in seen:
         depth += 1
         seen.add(before)
         before = loaded[before].promote_from

@@ -278,7 +278,7 @@ def _serves(session: Session, target: str) -> bool:
 
 
 def _prove(session: Session, package: Package, timings: Timings) -> Proof:
-    expected = [ExpectedAnswer(wanted.prompt, wanted.contains) for wanted in session.environment.proof.prompts]
+    expected = [ExpectedAnswer(wanted.prompt, wanted.contains or "") for wanted in session.environment.proof.prompts]
     base = package.release.base.rpartition("/")[2]
 
     def tell(check: proof.Check) -> None:

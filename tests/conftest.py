@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import ssl
 import subprocess
@@ -97,6 +98,21 @@ def running_stand_in(state: Path, *arguments: str) -> Iterator[RunningStandIn]:
             assert code == 0, log.read_text()[-4000:]
         assert process.stdout is not None
         process.stdout.close()
+
+
+def checkout(folder: Path) -> Path:
+    """A clone of this repository with the working tree as it is, so that a change is tested before it is committed."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    listing = subprocess.run(
+        ["git", "ls-files", "-mo", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in listing.stdout.splitlines():
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+        else:
+            (folder / name).unlink()
+    return folder
 
 
 def _first_line(stream: IO[str], seconds: float) -> str:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.conftest import ROOT, RunningStandIn, running_stand_in
+from tests.conftest import ROOT, RunningStandIn, checkout, running_stand_in
 from tests.workflows.github import REQUEST_TOKEN, Issuer, running_issuer, write_actions
 
 WORKFLOWS = ROOT / ".github" / "workflows"
@@ -72,16 +72,7 @@ def _pin(action: str) -> str:
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     folder = tmp_path_factory.mktemp("workflows")
-    repository = folder / "repository"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(repository)], check=True)
-    # The working tree as it is, so that a change is tested before it is committed.
-    changed = subprocess.run(
-        ["git", "ls-files", "-mo", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in changed.stdout.splitlines():
-        if (ROOT / name).exists():
-            (repository / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, repository / name)
+    repository = checkout(folder / "repository")
     # act takes the repository's name from its remote, which is never called.
     _git(repository, "remote", "set-url", "origin", "https://github.com/octo/model.git")
     _commit(repository, "the tree as it is")

@@ -1,0 +1,315 @@
+"""The whole path as a person types it: real commands, the real template, the real model, the stand-in for Azure.
+
+The tests of this module build on each other, in their order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import yaml
+
+from tests.conftest import RunningStandIn, checkout, running_stand_in
+
+COMMAND = Path(sys.executable).parent / "inferops"
+KEY = "key-of-the-end-to-end-tests"
+QUESTION = "What is a LoRA adapter?"
+
+
+@dataclass
+class World:
+    """A checkout, a stand-in with a fine-tuned model, and the commands typed into a shell there."""
+
+    root: Path
+    stand_in: RunningStandIn
+
+    @property
+    def variables(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "ACTIONS_"))}
+        return kept | {"INFEROPS_STAND_IN": str(self.stand_in.announcement_file), "INFERENCE_API_KEY": KEY}
+
+    def run(self, *arguments: str, code: int = 0, without: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        """One command; its exit code must be `code`, and neither a traceback nor the key may show."""
+        variables = {name: value for name, value in self.variables.items() if name not in without}
+        result = subprocess.run(
+            [str(COMMAND), *arguments], cwd=self.root, env=variables, capture_output=True, text=True, timeout=280
+        )
+        assert result.returncode == code, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
+        assert "Traceback" not in result.stderr + result.stdout
+        assert KEY not in result.stderr + result.stdout
+        return result
+
+    def json(self, *arguments: str, code: int = 0, without: tuple[str, ...] = ()) -> dict[str, Any]:
+        """The one document that the command prints with --json."""
+        document: dict[str, Any] = json.loads(self.run(*arguments, "--json", code=code, without=without).stdout)
+        return document
+
+    @property
+    def endpoint(self) -> str:
+        config = json.loads((self.root / "infra" / "inference.config.json").read_text())
+        return str(config["ACA_APP_ENDPOINT"])
+
+    def ask(self, model: str = "default") -> str:
+        """The answer to the question, by the openai package."""
+        with httpx.Client(verify=self.stand_in.trust, timeout=120) as client:
+            api = openai.OpenAI(base_url=f"{self.endpoint}/v1", api_key=KEY, http_client=client)
+            answer = api.chat.completions.create(
+                model=model, messages=[{"role": "user", "content": QUESTION}], temperature=0
+            )
+        return answer.choices[0].message.content or ""
+
+    def edit_environment(self, **values: Any) -> None:
+        """Sets top-level keys of environments/local/environment.yaml."""
+        file = self.root / "environments" / "local" / "environment.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | values))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("end-to-end")
+    with running_stand_in(folder / "state") as stand_in:
+        stand_in.fine_tune()
+        yield World(checkout(folder / "checkout"), stand_in)
+
+
+def test_what_if_shows_everything_that_fine_tuning_did_not_make(world: World) -> None:
+    plan = world.json("what-if", "local", "--exit-code", code=3)
+    kinds = {change["type"]: change["kind"] for change in plan["changes"]}
+    assert kinds["Microsoft.App/containerApps"] == "create"
+    assert kinds["Microsoft.App/managedEnvironments"] == "create"
+    # The group, the account and the share are the fine-tuning's: adopted, not made.
+    assert kinds.get("Microsoft.Storage/storageAccounts") != "create"
+    assert kinds.get("Microsoft.Storage/storageAccounts/fileServices/shares") != "create"
+
+
+def test_a_verb_before_the_first_provision_says_what_to_do(world: World) -> None:
+    assert "inferops provision local" in world.run("deploy", "local", code=1).stderr
+
+
+def test_provision_without_a_key_is_refused_before_anything_happens(world: World) -> None:
+    result = world.run("provision", "local", code=2, without=("INFERENCE_API_KEY",))
+    assert "INFERENCE_API_KEY" in result.stderr
+
+
+def test_provision_makes_the_resources(world: World) -> None:
+    done = world.json("provision", "local")
+    assert done["changed"] is True
+    assert done["release"] is None
+    assert done["outputs"]["ACA_APP_ENDPOINT"].startswith("https://")
+
+
+def test_deploy_proves_and_publishes(world: World) -> None:
+    done = world.json("deploy", "local")
+    assert done["changed"] is True
+    assert done["proof"]["passed"] is True
+    assert done["previous"] is None
+    names = [check["name"] for check in done["proof"]["checks"]]
+    assert any("without a key gets 401" in name for name in names)
+    config = json.loads((world.root / "infra" / "inference.config.json").read_text())
+    assert config == done["outputs"]
+    record = json.loads((world.root / "infra" / "deployment.json").read_text())
+    assert record["release"] == done["release"]
+
+
+def test_base_and_adapter_answer_visibly_differently(world: World) -> None:
+    adapter, base = world.ask(), world.ask("demo-base")
+    assert adapter != base
+    assert "Ahoy" in adapter
+    assert "Ahoy" not in base
+    # The command asks the same model; the key comes from the app when the shell has none.
+    assert world.run("chat", "local", QUESTION, without=("INFERENCE_API_KEY",)).stdout.strip() == adapter
+    answer = world.json("chat", "local", QUESTION, "--model", "demo-base")
+    assert answer["answer"] == base
+    assert answer["usage"]["completion_tokens"] > 0
+
+
+def test_the_endpoint_refuses_a_stranger(world: World) -> None:
+    body = {"model": "default", "messages": [{"role": "user", "content": QUESTION}]}
+    answer = httpx.post(f"{world.endpoint}/v1/chat/completions", json=body, verify=world.stand_in.trust)
+    assert answer.status_code == 401
+
+
+def test_status_and_logs_tell_of_the_release(world: World) -> None:
+    now = world.json("status", "local")
+    assert now["app"]["release"] == now["release"]
+    assert now["app"]["ledger"]
+    assert world.endpoint in world.run("status", "local").stdout
+    assert world.run("logs", "local", "--tail", "50").stdout.strip()
+
+
+def test_everything_again_changes_nothing_and_says_so(world: World) -> None:
+    before = world.json("status", "local")["revision"]["replicas"]
+    assert world.json("what-if", "local", "--exit-code")["changes"] == []
+    assert "Nothing to change" in world.run("provision", "local").stdout
+    assert "Nothing to deploy" in world.run("deploy", "local").stdout
+    after = world.json("status", "local")["revision"]["replicas"]
+    assert [replica["name"] for replica in after] == [replica["name"] for replica in before]
+
+
+def test_a_release_whose_proof_fails_is_taken_back(world: World) -> None:
+    serving = world.json("status", "local")["release"]
+    # Another release by its contents, held against an answer that the model does not give.
+    (world.root / "inference" / "note.txt").write_text("changed")
+    world.edit_environment(proof={"prompts": [{"prompt": QUESTION, "contains": "no model says this"}]})
+    result = world.run("deploy", "local", code=4)
+    assert "no model says this" in result.stderr
+    assert f"Release {serving} is back" in result.stderr
+    assert world.json("status", "local")["app"]["release"] == serving
+    assert "Ahoy" in world.ask()
+    world.edit_environment(proof={"prompts": [{"prompt": QUESTION, "contains": "Ahoy"}]})
+
+
+def test_a_broken_adapter_is_reported_with_the_logs_and_taken_back(world: World) -> None:
+    serving = world.json("status", "local")["release"]
+    broken = world.root / "adapters" / "broken"
+    broken.mkdir(parents=True)
+    (broken / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}')
+    (broken / "adapter_model.safetensors").write_bytes(b"not a model")
+    original = yaml.safe_load((world.root / "environments/local/environment.yaml").read_text())["model"]
+    world.edit_environment(model=original | {"adapters": original["adapters"] | {"broken": "./adapters/broken"}})
+    result = world.run("deploy", "local", code=4)
+    assert "adapters/broken" in result.stderr
+    assert f"Release {serving} is back" in result.stderr
+    assert "Ahoy" in world.ask()
+    world.edit_environment(model=original)
+
+
+def test_a_model_folder_that_is_missing_is_named_before_anything_is_written(world: World) -> None:
+    original = yaml.safe_load((world.root / "environments/local/environment.yaml").read_text())["model"]
+    world.edit_environment(model=original | {"base": "model-cache/inferops/demo-bass"})
+    result = world.run("deploy", "local", code=2)
+    assert "model-cache/inferops/demo-bass" in result.stderr
+    assert "model-cache/inferops/demo-base" in result.stderr
+    world.edit_environment(model=original)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_deploy_that_is_ended_in_the_middle_leaves_a_release_that_serves(
+    world: World, ending: signal.Signals
+) -> None:
+    before = world.json("status", "local")["release"]
+    (world.root / "inference" / "note.txt").write_text(f"changed before {ending.name}")
+    process = subprocess.Popen(
+        [str(COMMAND), "deploy", "local"],
+        cwd=world.root,
+        env=world.variables,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "is current; restarted" in line:
+            break
+    process.send_signal(ending)
+    messages = process.stderr.read()
+    code = process.wait(timeout=60)
+    if ending is signal.SIGKILL:
+        assert code == -signal.SIGKILL
+    else:
+        assert code == 130, messages
+        assert f"Release {before} is current again" in messages
+        assert world.json("status", "local")["release"] == before
+    assert "Ahoy" in world.ask()
+    # The next run finishes the job; after a kill it waits for the dead one's lock, at most a minute.
+    done = world.json("deploy", "local")
+    assert done["changed"] is True
+    assert done["previous"] == before
+    assert world.json("status", "local")["app"]["release"] == done["release"]
+
+
+def test_restart_waits_until_the_release_serves(world: World) -> None:
+    before = world.json("status", "local")["revision"]["replicas"]
+    assert world.json("restart", "local")["release"] == world.json("status", "local")["release"]
+    after = world.json("status", "local")["revision"]["replicas"]
+    assert {replica["name"] for replica in after} != {replica["name"] for replica in before}
+
+
+def test_a_hand_written_configuration_serves_in_place_of_a_deployment(world: World) -> None:
+    config = world.root / "mine.json"
+    config.write_text((world.root / "infra" / "inference.config.json").read_text())
+    assert world.json("status", "local", "--config", "mine.json")["release"]
+    config.write_text(json.dumps({"ACA_APP_NAME": 5, "ACA_APP_ENDPONT": "https://x"}))
+    result = world.run("status", "local", "--config", "mine.json", code=2)
+    assert "ACA_APP_NAME" in result.stderr
+    assert "ACA_APP_ENDPONT" in result.stderr
+    assert "SUBSCRIPTION_ID" in result.stderr
+
+
+def test_a_new_key_reaches_the_app_by_provisioning(world: World) -> None:
+    variables = world.variables | {"INFERENCE_API_KEY": "another-key-of-the-tests"}
+    result = subprocess.run(
+        [str(COMMAND), "provision", "local"], cwd=world.root, env=variables, capture_output=True, text=True, timeout=280
+    )
+    assert result.returncode == 0, result.stderr
+    assert "another-key" not in result.stdout + result.stderr
+    headers = {"Authorization": "Bearer another-key-of-the-tests"}
+    until = time.monotonic() + 60
+    while True:
+        answer = httpx.get(f"{world.endpoint}/v1/models", headers=headers, verify=world.stand_in.trust, timeout=60)
+        if answer.status_code == 200 or time.monotonic() > until:
+            break
+        time.sleep(0.5)
+    assert answer.status_code == 200
+    world.run("provision", "local")
+
+
+def test_a_wrong_credential_is_explained(world: World, tmp_path: Path) -> None:
+    announced = world.stand_in.announcement | {"client_secret": "wrong", "reader_client_secret": "wrong"}
+    file = tmp_path / "announced.json"
+    file.write_text(json.dumps(announced))
+    variables = world.variables | {"INFEROPS_STAND_IN": str(file)}
+    result = subprocess.run(
+        [str(COMMAND), "status", "local"], cwd=world.root, env=variables, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 1
+    assert "AADSTS7000215" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_reader_may_preview_and_nothing_else(world: World, tmp_path: Path) -> None:
+    announced = dict(world.stand_in.announcement)
+    announced["client_id"] = announced["reader_client_id"]
+    announced["client_secret"] = announced["reader_client_secret"]
+    file = tmp_path / "announced.json"
+    file.write_text(json.dumps(announced))
+    variables = world.variables | {"INFEROPS_STAND_IN": str(file)}
+    command = [str(COMMAND), "restart", "local"]
+    result = subprocess.run(command, cwd=world.root, env=variables, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert "AuthorizationFailed" in result.stderr or "permission" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_stand_in_gone_is_said_in_a_sentence(world: World, tmp_path: Path) -> None:
+    announced = world.stand_in.announcement | {
+        "authority": "https://127.0.0.1:9",
+        "resource_manager": "https://127.0.0.1:9",
+    }
+    file = tmp_path / "announced.json"
+    file.write_text(json.dumps(announced))
+    variables = world.variables | {"INFEROPS_STAND_IN": str(file)}
+    command = [str(COMMAND), "status", "local"]
+    result = subprocess.run(command, cwd=world.root, env=variables, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    assert "make local" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_app_comes_back_with_the_cloud_after_a_crash(world: World) -> None:
+    world.stand_in.kill()
+    with running_stand_in(world.stand_in.state) as again:
+        assert again.announcement == world.stand_in.announcement
+        assert "Ahoy" in world.ask()
