@@ -209,9 +209,7 @@ def _change(raw: Mapping[str, Any]) -> tuple[Change, list[Noise]]:
         if reason is not None:
             noise.append(Noise(identifier, path, reason))
             continue
-        if SECRET_PATH.search(path):
-            before, after = (None if value is None else HIDDEN for value in (before, after))
-        kept.append(Delta(path, _KINDS.get(word, Kind.MODIFY), before, after))
+        kept.append(Delta(path, _KINDS.get(word, Kind.MODIFY), _hidden(path, before), _hidden(path, after)))
     kind = _KINDS.get(str(raw.get("changeType")), Kind.UNSUPPORTED)
     reason = str(raw.get("unsupportedReason") or raw.get("changeType")) if kind is Kind.UNSUPPORTED else ""
     return Change(kind, resource_type, name, identifier, tuple(kept), reason), noise
@@ -237,6 +235,15 @@ def _leaves(deltas: list[Mapping[str, Any]], parent: str) -> Iterator[tuple[str,
             yield from _leaves(children, path)
         else:
             yield path, str(delta.get("propertyChangeType")), delta.get("before"), delta.get("after")
+
+
+def _hidden(path: str, value: Any) -> Any:
+    """The value with a mark in place of each secret in it."""
+    if isinstance(value, Mapping):
+        return {key: _hidden(f"{path}.{key}", item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_hidden(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    return HIDDEN if value is not None and SECRET_PATH.search(path) else value
 
 
 def _noise_reason(resource_type: str, path: str, word: str, before: Any, after: Any) -> str | None:
