@@ -63,7 +63,7 @@ class World:
 
     def ask(self, model: str = "default") -> str:
         """The answer to the question, by the openai package."""
-        with httpx.Client(verify=self.stand_in.trust, timeout=120) as client:
+        with openai.DefaultHttpxClient(verify=self.stand_in.trust, timeout=120) as client:
             api = openai.OpenAI(base_url=f"{self.endpoint}/v1", api_key=KEY, http_client=client)
             answer = api.chat.completions.create(
                 model=model, messages=[{"role": "user", "content": QUESTION}], temperature=0

@@ -1,0 +1,140 @@
+"""The command as typed: help, exit codes, and bad input, all of it said at once and before anything is contacted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import checkout
+
+COMMAND = Path(sys.executable).parent / "inferops"
+VERBS = ["what-if", "provision", "deploy", "restart", "status", "chat", "logs", "publish", "environments"]
+
+
+def run(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "ACTIONS_"))}
+    # Whatever is contacted by mistake is not there.
+    inherited["INFEROPS_STAND_IN"] = str(root / "no-stand-in.json")
+    result = subprocess.run(
+        [str(COMMAND), *arguments], cwd=root, env=inherited | variables, capture_output=True, text=True, timeout=60
+    )
+    assert "Traceback" not in result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkout(tmp_path_factory.mktemp("cli") / "checkout")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(root: Path, verb: str) -> None:
+    result = run(root, verb, "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"Usage: inferops {verb}")
+
+
+def test_help_lists_every_verb_and_loads_no_sdk(root: Path) -> None:
+    assert all(verb in run(root, "--help").stdout for verb in VERBS)
+    program = (
+        "import sys, scripts.cli; sys.exit(any(name.startswith(('azure', 'httpx', 'yaml')) for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+
+
+def test_an_unknown_environment_is_named_with_those_that_there_are(root: Path) -> None:
+    result = run(root, "what-if", "locl")
+    assert result.returncode == 2
+    assert "'locl'" in result.stderr
+    assert "local" in result.stderr
+
+
+def test_two_problems_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
+    root = checkout(tmp_path / "checkout")
+    file = root / "environments" / "local" / "environment.yaml"
+    file.write_text(file.read_text().replace("resource_group:", "resource_grp:").replace("cloud: local", "cloud: azur"))
+    parameters = root / "environments" / "local" / "inference.parameters.json"
+    document = json.loads(parameters.read_text())
+    document["parameters"] |= {"maximumInstancCount": {"value": 1}, "cpu": {"value": []}}
+    parameters.write_text(json.dumps(document, indent=2))
+    for verb in ("what-if", "provision", "deploy", "status"):
+        result = run(root, verb, "local")
+        assert result.returncode == 2, result.stderr
+        for word in ("resource_grp", "azur", "line ", "maximumInstancCount", "maximumInstanceCount", "cpu"):
+            assert word in result.stderr, result.stderr
+
+
+def test_placeholders_are_named_by_a_verb_and_skipped_by_the_list(root: Path) -> None:
+    result = run(root, "what-if", "example")
+    assert result.returncode == 2
+    assert "identity.deploy_client" in result.stderr
+    listed = run(root, "environments", "--json")
+    assert listed.returncode == 0
+    assert "placeholder" in json.loads(listed.stdout)["skipped"]["example"]
+
+
+def test_a_stand_in_that_does_not_run_is_said(root: Path) -> None:
+    result = run(root, "status", "local")
+    assert result.returncode == 2
+    assert "make local" in result.stderr
+
+
+def test_an_error_is_a_document_too(root: Path) -> None:
+    result = run(root, "status", "local", "--json")
+    assert json.loads(result.stdout)["error"]["next_step"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("deploy",), ("deploy", "local", "--no-such"), ("chat", "local"), ("logs", "local", "--tail", "x")],
+)
+def test_usage_errors_exit_2(root: Path, arguments: tuple[str, ...]) -> None:
+    assert run(root, *arguments).returncode == 2
+
+
+def test_a_job_gets_annotations_and_the_list_as_an_output(root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    job = {"GITHUB_ACTIONS": "true", "GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary")}
+    assert run(root, "environments", **job).returncode == 0
+    assert output.read_text() == "environments=[]\n"
+    assert "::error" in run(root, "what-if", "locl", **job).stderr
+
+
+@pytest.fixture
+def two_environments(tmp_path: Path) -> Path:
+    """A checkout whose environments have real ids: `live` takes its releases from `staging`."""
+    root = checkout(tmp_path / "checkout")
+    text = (root / "environments/example/environment.yaml").read_text()
+    text = text.replace("00000000-0000-0000-0000-000000000000", "12345678-1234-1234-1234-123456789abc")
+    for name, source in (("live", "staging"), ("staging", "null")):
+        folder = root / "environments" / name
+        folder.mkdir()
+        (folder / "environment.yaml").write_text(text.replace("promote_from: null", f"promote_from: {source}"))
+        (folder / "inference.parameters.json").write_text(
+            (root / "environments/example/inference.parameters.json").read_text()
+        )
+    return root
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        (["README.md"], []),
+        (["environments/live/environment.yaml"], ["live"]),
+        (["environments/live-2/environment.yaml"], []),
+        (["infra/provision/inference.bicep"], ["staging", "live"]),
+        (["inference/api.py", "README.md"], ["staging", "live"]),
+        (["requirements/inference.txt"], ["staging", "live"]),
+    ],
+)
+def test_environments_that_a_change_touches_in_the_order_of_promotion(
+    two_environments: Path, changed: list[str], expected: list[str]
+) -> None:
+    (two_environments / "changed").write_text("\n".join(changed) + "\n")
+    result = run(two_environments, "environments", "--touched-by", "changed", "--json")
+    assert json.loads(result.stdout)["environments"] == expected
