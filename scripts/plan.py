@@ -193,7 +193,7 @@ def from_what_if(result: Mapping[str, Any]) -> Plan:
         else:
             changes.append(change)
     diagnostics = tuple(
-        f"{item.get('level', 'Warning')} {item.get('code', '')}: {item.get('message', '')}"
+        f"{item.get('level', 'Warning')} {item.get('code', '')}: {' '.join(str(item.get('message', '')).split())}"
         for item in result.get("diagnostics") or []
     )
     return Plan(tuple(changes), unchanged, untouched, tuple(noise), diagnostics)

@@ -43,8 +43,7 @@ def plan_markdown(plan: Plan) -> str:
     if plan.noise:
         noise = "\n".join(f"{_short_id(item.resource)}  {item.path}: {item.reason}" for item in plan.noise)
         parts.append(
-            f"<details><summary>{len(plan.noise)} differences that are no changes</summary>\n\n"
-            f"{_fenced(noise, '')}\n\n</details>"
+            f"<details><summary>{_differences(len(plan.noise))}</summary>\n\n{_fenced(noise, '')}\n\n</details>"
         )
     return "\n\n".join(parts) + "\n"
 
@@ -131,7 +130,7 @@ def size(count: int) -> str:
 
 
 def _change_lines(change: Change) -> list[str]:
-    reason = f": {change.reason}" if change.reason else ""
+    reason = f": {' '.join(change.reason.split())}" if change.reason else ""
     head = f"{SIGNS[change.kind]} {change.resource_type} {change.name}{reason}"
     return [head, *(f"    {_delta_line(delta)}" for delta in change.deltas)]
 
@@ -154,14 +153,14 @@ def _plan_counts(plan: Plan) -> str:
     counted = {kind: sum(change.kind is kind for change in plan.changes) for kind in WORDS}
     changes = ", ".join(f"{count} {WORDS[kind]}" for kind, count in counted.items() if count)
     sentence = f"{changes}, " if changes else "No changes: "
-    noise = f" {len(plan.noise)} differences that are no changes were left out." if plan.noise else ""
+    noise = f" Left out: {_differences(len(plan.noise))}." if plan.noise else ""
     untouched = f", {plan.untouched} not of this template" if plan.untouched else ""
     return f"{sentence}{plan.unchanged} as the template asks{untouched}.{noise}"
 
 
 def _sync_counts(sync: SyncPlan) -> str:
     if sync.is_empty:
-        return f"No changes: {len(sync.unchanged)} files are on the share as they are here."
+        return f"No changes: {_counted(len(sync.unchanged), 'file')} on the share as here."
     return (
         f"{len(sync.added)} added, {len(sync.changed)} changed, {len(sync.removed)} removed, "
         f"{len(sync.unchanged)} unchanged; {size(sync.bytes_to_send)} to send."
@@ -176,8 +175,16 @@ def _signed_entries(sync: SyncPlan) -> list[tuple[str, FileEntry]]:
 def _proof_outcome(proof: Proof) -> str:
     failed = sum(not check.passed for check in proof.checks)
     if failed:
-        return f"The proof failed: {failed} of {len(proof.checks)} checks."
-    return f"The proof passed: {len(proof.checks)} checks."
+        return f"The proof failed: {failed} of {_counted(len(proof.checks), 'check')}."
+    return f"The proof passed: {_counted(len(proof.checks), 'check')}."
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _differences(count: int) -> str:
+    return f"{_counted(count, 'difference')} in writing only"
 
 
 def _unindented(line: str) -> str:

@@ -1,0 +1,157 @@
+"""What a person reads in a terminal and on a pull request, and what a machine reads."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from scripts import report
+from scripts.plan import Change, Delta, Kind, Noise, Plan
+from scripts.proof import Check, Proof
+from scripts.share import FileEntry, SyncPlan
+
+APP = "Microsoft.App/containerApps"
+NOISE = (
+    Noise(f"/subscriptions/s/resourceGroups/g/providers/{APP}/app", "properties.fqdn", "only the service can set it"),
+)
+
+
+def change(kind: Kind, *deltas: Delta, reason: str = "") -> Change:
+    return Change(kind, APP, "app", f"/subscriptions/s/resourceGroups/g/providers/{APP}/app", deltas, reason)
+
+
+PLAN = Plan(
+    changes=(
+        change(
+            Kind.MODIFY,
+            Delta("properties.scale.maxReplicas", Kind.MODIFY, 1, 2),
+            Delta("tags.owner", Kind.CREATE, None, "a ```b``` c"),
+            Delta("tags.old", Kind.DELETE, {"x": None}, None),
+        ),
+        change(Kind.CREATE),
+        change(Kind.UNSUPPORTED, reason="it depends on reference()"),
+    ),
+    unchanged=3,
+    untouched=1,
+    noise=NOISE,
+    diagnostics=("Warning X: Something.",),
+)
+EMPTY_PLAN = Plan((), 7, 0, (), ())
+
+SYNC = SyncPlan(
+    folder="releases/1",
+    added=(FileEntry("inference/new.py", 1500, "aa"),),
+    changed=(FileEntry("inference/~serve.py", 10, "bb"),),
+    removed=(FileEntry("old.py", 5, "cc"),),
+    unchanged=(FileEntry("same.py", 7, "dd"),),
+)
+PROOF = Proof(
+    (Check("a chat answers", True, "Ahoy | `matey`", 1.25), Check("401 without key", False, "got <200>\nOK", 0.04))
+)
+
+
+def test_a_plan_in_a_terminal() -> None:
+    assert report.plan_text(PLAN).splitlines() == [
+        "~ Microsoft.App/containerApps app",
+        "    ~ properties.scale.maxReplicas: 1 -> 2",
+        '    + tags.owner: "a ```b``` c"',
+        '    - tags.old: {"x": null}',
+        "+ Microsoft.App/containerApps app",
+        "? Microsoft.App/containerApps app: it depends on reference()",
+        "",
+        "Warning X: Something.",
+        "1 to create, 1 to modify, 1 that Azure cannot preview, 3 as the template asks, 1 not of this template. "
+        "Left out: 1 difference in writing only.",
+    ]
+
+
+def test_no_changes_say_so() -> None:
+    assert report.plan_text(EMPTY_PLAN) == "No changes: 7 as the template asks."
+    assert report.plan_markdown(EMPTY_PLAN) == "No changes: 7 as the template asks.\n"
+
+
+def test_a_plan_on_a_pull_request() -> None:
+    lines = report.plan_markdown(PLAN).splitlines()
+    assert lines[0].startswith("1 to create, 1 to modify")
+    # The fence is longer than any run of backticks inside, so that no value can end it.
+    start = lines.index("````diff")
+    assert lines[start + 1 : start + 5] == [
+        "! Microsoft.App/containerApps app",
+        "!    properties.scale.maxReplicas: 1 -> 2",
+        '+    tags.owner: "a ```b``` c"',
+        '-    tags.old: {"x": null}',
+    ]
+    assert "````" in lines[start + 5 :]
+    assert "Microsoft.App/containerApps/app  properties.fqdn: only the service can set it" in lines
+
+
+def test_a_long_value_is_cut_for_people_and_whole_for_machines() -> None:
+    long = "x" * 5000
+    plan = Plan((change(Kind.MODIFY, Delta("a", Kind.MODIFY, "", long)),), 0, 0, (), ())
+    assert len(report.plan_text(plan)) < 500
+    assert "(5002 characters)" in report.plan_text(plan)
+    assert long in json.dumps(report.plan_json(plan))
+
+
+def test_a_value_cannot_break_out_of_its_line() -> None:
+    plan = Plan((change(Kind.MODIFY, Delta("a", Kind.MODIFY, "", "x\n+ Microsoft.Fake/type\x1b[2J")),), 0, 0, (), ())
+    assert len(report.plan_text(plan).splitlines()) == 4
+    assert "\x1b" not in report.plan_text(plan)
+
+
+def test_a_plan_for_a_machine() -> None:
+    value = json.loads(json.dumps(report.plan_json(PLAN)))
+    assert [item["kind"] for item in value["changes"]] == ["modify", "create", "unsupported"]
+    assert value["changes"][0]["properties"][0] == {
+        "path": "properties.scale.maxReplicas",
+        "kind": "modify",
+        "before": 1,
+        "after": 2,
+    }
+    assert value["changes"][2]["reason"] == "it depends on reference()"
+    assert (value["unchanged"], value["untouched"], len(value["noise"])) == (3, 1, 1)
+
+
+def test_a_sync_plan() -> None:
+    counts = "1 added, 1 changed, 1 removed, 1 unchanged; 1.5 kB to send."
+    files = ["+ inference/new.py (1.5 kB)", "~ inference/~serve.py (10 B)", "- old.py (5 B)"]
+    assert report.sync_text(SYNC).splitlines() == [*files, counts]
+    assert "! inference/~serve.py (10 B)" in report.sync_markdown(SYNC).splitlines()
+    value = json.loads(json.dumps(report.sync_json(SYNC)))
+    assert value["added"] == [{"path": "inference/new.py", "bytes": 1500, "sha256": "aa"}]
+    assert value["bytes_to_send"] == 1510
+    unchanged = SyncPlan("f", (), (), (), SYNC.unchanged)
+    assert report.sync_text(unchanged) == "No changes: 1 file on the share as here."
+
+
+def test_a_proof() -> None:
+    lines = report.proof_text(PROOF).splitlines()
+    assert lines[0] == "ok     a chat answers (1.2 s): Ahoy | `matey`"
+    assert lines[-1] == "The proof failed: 1 of 2 checks."
+    assert report.proof_json(PROOF)["passed"] is False
+    assert report.proof_text(Proof(PROOF.checks[:1])).splitlines()[-1] == "The proof passed: 1 check."
+
+
+def test_a_proof_as_a_table_keeps_its_columns() -> None:
+    rows = report.proof_markdown(PROOF).splitlines()[4:]
+    assert rows == [
+        "| ✅ | a chat answers | Ahoy \\| \\`matey\\` | 1.2 |",
+        "| ❌ | 401 without key | got &lt;200> OK | 0.0 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"),
+        (3_210_000_000, "3.2 GB"),
+        (5 * 10**12, "5.0 TB"),
+    ],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert report.size(count) == text
