@@ -184,7 +184,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _differences(count: int) -> str:
-    return f"{_counted(count, 'difference')} in writing only"
+    return f"{_counted(count, 'difference')} that {'is' if count == 1 else 'are'} noise"
 
 
 def _unindented(line: str) -> str:

@@ -62,7 +62,7 @@ def test_a_plan_in_a_terminal() -> None:
         "",
         "Warning X: Something.",
         "1 to create, 1 to modify, 1 that Azure cannot preview, 3 as the template asks, 1 not of this template. "
-        "Left out: 1 difference in writing only.",
+        "Left out: 1 difference that is noise.",
     ]
 
 
