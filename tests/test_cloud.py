@@ -1,0 +1,206 @@
+"""Signing in and asking, through the real SDK: the stand-in, a closed port, and a server nobody should trust."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from scripts import cloud, environment, errors
+from scripts.environment import Environment
+from tests.conftest import RunningStandIn
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def local() -> Environment:
+    """The environment `local`, in a resource group that no other test uses."""
+    loaded = environment.load("local", ROOT)
+    return dataclasses.replace(loaded, resource_group=f"rg-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def variables(stand_in: RunningStandIn) -> dict[str, str]:
+    return {cloud.STAND_IN_VARIABLE: str(stand_in.announcement_file)}
+
+
+@pytest.fixture
+def clients(local: Environment, variables: dict[str, str]) -> Iterator[cloud.Clients]:
+    with cloud.connect(local, variables=variables) as connected:
+        yield connected
+
+
+def group_exists(clients: cloud.Clients) -> bool:
+    with cloud.translated(f"looking for the resource group {clients.resource_group}"):
+        return bool(clients.resources.resource_groups.check_existence(clients.resource_group))
+
+
+def make_group(clients: cloud.Clients) -> None:
+    with cloud.translated(f"creating the resource group {clients.resource_group}"):
+        clients.resources.resource_groups.create_or_update(clients.resource_group, {"location": "swedencentral"})
+
+
+def announced(file: Path, **other: str) -> dict[str, str]:
+    """A hand-made announcement of a stand-in that nobody started."""
+    names = ("tenant", "client_id", "client_secret", "reader_client_id", "reader_client_secret")
+    values = {**dict.fromkeys(names, "10c0a1de-0000-4000-8000-00000000000a"), **other}
+    file.write_text(json.dumps(values))
+    return {cloud.STAND_IN_VARIABLE: str(file)}
+
+
+def test_importing_the_module_imports_no_azure() -> None:
+    code = "import scripts.cloud, sys; print([name for name in sys.modules if name.split('.')[0] == 'azure'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_deploying_identity_may_write(clients: cloud.Clients) -> None:
+    assert not group_exists(clients)
+    make_group(clients)
+    assert group_exists(clients)
+
+
+def test_the_reading_identity_may_not_write(local: Environment, variables: dict[str, str]) -> None:
+    with cloud.connect(local, "what_if", variables=variables) as reader:
+        assert not group_exists(reader)
+        with pytest.raises(errors.Forbidden) as caught:
+            make_group(reader)
+    error = caught.value
+    assert (error.code, error.status) == ("AuthorizationFailed", 403)
+    assert f"creating the resource group {local.resource_group}" in error.message.lower()
+    shown = "\n".join(error.details)
+    assert "identity: " in shown
+    assert "action: Microsoft.Resources/subscriptions/resourceGroups/write" in shown.replace(
+        "resourcegroups", "resourceGroups"
+    )
+    assert f"resourceGroups/{local.resource_group}" in shown
+
+
+def test_a_client_secret_of_the_process_environment_comes_first(
+    local: Environment, variables: dict[str, str], stand_in: RunningStandIn
+) -> None:
+    own = {
+        "AZURE_TENANT_ID": stand_in.announcement["tenant"],
+        "AZURE_CLIENT_ID": stand_in.announcement["reader_client_id"],
+        "AZURE_CLIENT_SECRET": stand_in.announcement["reader_client_secret"],
+    }
+    with cloud.connect(local, "deploy", variables={**variables, **own}) as reader, pytest.raises(errors.Forbidden):
+        make_group(reader)
+
+
+def test_a_wrong_client_secret(local: Environment, variables: dict[str, str], stand_in: RunningStandIn) -> None:
+    own = {
+        "AZURE_TENANT_ID": stand_in.announcement["tenant"],
+        "AZURE_CLIENT_ID": stand_in.announcement["client_id"],
+        "AZURE_CLIENT_SECRET": "wrong",
+    }
+    with (
+        cloud.connect(local, variables={**variables, **own}) as wrong,
+        pytest.raises(errors.NotSignedIn, match="AADSTS7000215") as caught,
+    ):
+        group_exists(wrong)
+    assert caught.value.code == "AADSTS7000215"
+    assert "AZURE_CLIENT_SECRET" in caught.value.next_step
+
+
+def test_an_assertion_is_fetched_for_the_role_and_its_refusal_is_explained(
+    local: Environment, variables: dict[str, str]
+) -> None:
+    fetched = []
+
+    def assertion() -> str:
+        fetched.append(1)
+        return "not.a.token"
+
+    with cloud.connect(local, "what_if", assertion, variables) as wrong, pytest.raises(errors.NotSignedIn) as caught:
+        group_exists(wrong)
+    assert fetched
+    assert (caught.value.code or "").startswith("AADSTS")
+
+
+def test_nobody_is_signed_in(local: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No Azure CLI, nor any other tool that the SDK asks for a token.
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "dev")
+    with (
+        cloud.connect(dataclasses.replace(local, cloud="azure"), variables={}) as nobody,
+        pytest.raises(errors.NotSignedIn, match="looking for the resource group") as caught,
+    ):
+        group_exists(nobody)
+    assert "az login" in caught.value.next_step
+
+
+def test_no_stand_in_was_started(local: Environment, tmp_path: Path) -> None:
+    with pytest.raises(errors.BadInput, match="make local") as caught:
+        cloud.connect(local, variables={cloud.STAND_IN_VARIABLE: str(tmp_path / "none.json")})
+    assert caught.value.problems[0].file == str(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"authority": "x"', '{"authority": 1}'])
+def test_a_broken_announcement(local: Environment, tmp_path: Path, content: str) -> None:
+    (tmp_path / "broken.json").write_text(content)
+    with pytest.raises(errors.BadInput, match="this is not what a stand-in announces"):
+        cloud.connect(local, variables={cloud.STAND_IN_VARIABLE: str(tmp_path / "broken.json")})
+
+
+def test_a_server_that_does_not_run(local: Environment, tmp_path: Path) -> None:
+    certificate = str(write_certificate(tmp_path / "certificate.pem"))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"https://127.0.0.1:{closed.getsockname()[1]}"
+        elsewhere = announced(tmp_path / "a.json", authority=address, resource_manager=address, certificate=certificate)
+        with (
+            cloud.connect(local, variables=elsewhere) as unreachable,
+            pytest.raises(errors.Unreachable, match="refused") as caught,
+        ):
+            group_exists(unreachable)
+    assert "make local" in caught.value.next_step
+
+
+def test_a_certificate_that_is_not_trusted(local: Environment, tmp_path: Path, stand_in: RunningStandIn) -> None:
+    other = {**stand_in.announcement, "certificate": str(write_certificate(tmp_path / "other.pem"))}
+    elsewhere = announced(tmp_path / "a.json", **other)
+    with cloud.connect(local, variables=elsewhere) as distrusting, pytest.raises(errors.Untrusted) as caught:
+        group_exists(distrusting)
+    assert "certificate" in caught.value.message
+
+
+def test_a_missing_thing_of_the_resource_manager(clients: cloud.Clients) -> None:
+    make_group(clients)
+    with pytest.raises(errors.NotFound) as caught, cloud.translated("reading the app none"):
+        clients.container_apps.container_apps.get(clients.resource_group, "none")
+    assert (caught.value.code, caught.value.status) == ("ResourceNotFound", 404)
+    with pytest.raises(errors.NotFound, match="none"):
+        clients.account_key("none")
+
+
+def write_certificate(file: Path) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody else")])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    return file
