@@ -272,7 +272,7 @@ def _credential(
 ) -> TokenCredential:
     from azure import identity
 
-    options: dict[str, Any] = {"authority": cloud.authority, **_trust(cloud), **TIMEOUTS}
+    options: dict[str, Any] = {"authority": cloud.authority, **_trust(cloud), **RETRIES, **TIMEOUTS}
     if cloud.identities is not None:
         # Instance discovery asks Microsoft's own endpoint about the authority, which knows no stand-in.
         options["disable_instance_discovery"] = True
@@ -332,8 +332,12 @@ def _translate(error: AzureError, what: str) -> CloudError:
             # Azure Files answers XML, and nothing but a header to HEAD; its client leaves the code on the error.
             body = {"code": str(getattr(code, "value", code)), "message": error.message.splitlines()[0]}
         return service_errors.from_body(what, body, status, fallback=error.message)
+    network = (exceptions.ServiceRequestError, exceptions.ServiceResponseError)
     if isinstance(error, exceptions.ClientAuthenticationError):
-        return service_errors.from_sign_in(what, error.message)
+        # A credential wraps what keeps it from the token endpoint.
+        if not isinstance(error.__cause__, network):
+            return service_errors.from_sign_in(what, error.message)
+        what = f"signing in, before {what},"
     what = what[:1].upper() + what[1:]
     if _is_about_trust(error):
         return errors.Untrusted(
@@ -341,7 +345,7 @@ def _translate(error: AzureError, what: str) -> CloudError:
             "Check that no proxy replaces certificates (REQUESTS_CA_BUNDLE names the ones to trust); "
             "for the environment `local`: make local",
         )
-    if isinstance(error, (exceptions.ServiceRequestError, exceptions.ServiceResponseError)):
+    if isinstance(error, network) or isinstance(error.__cause__, network):
         return errors.Unreachable(
             f"{what} failed: there was no answer ({_innermost(error)})",
             "Check the network and its proxy; for the environment `local`, start the stand-in: make local",
