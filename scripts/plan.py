@@ -253,7 +253,8 @@ def _noise_reason(resource_type: str, path: str, word: str, before: Any, after: 
         return "setting it has no effect"
     if last in READ_ONLY:
         return "only the service can set it"
-    if SECRET_PATH.search(path) and (before is None or after is None or _is_unknown(after)):
+    masked = isinstance(after, str) and re.fullmatch(r"\*+", after) is not None
+    if masked or (SECRET_PATH.search(path) and (before is None or after is None or _is_unknown(after))):
         return "a secret, which the service does not give back to compare"
     if word == "Delete":
         if before in (None, "", [], {}):

@@ -97,6 +97,7 @@ def test_nested_deltas_get_whole_paths() -> None:
         (delta("properties.environmentId", "Modify", ENVIRONMENT.lower(), ENVIRONMENT), APP, REWRITTEN),
         (delta("properties.x", "Modify", "4", 4), APP, REWRITTEN),
         (delta(f"{SECRETS}[0].value", "Create", after="key"), APP, "a secret, which the service"),
+        (delta("properties.osProfile.adminUsername", "Modify", "admin", "*******"), APP, "a secret, which the service"),
     ],
 )  # fmt: skip
 def test_noise_is_left_out_and_counted_with_its_reason(entry: dict[str, Any], identifier: str, reason: str) -> None:
