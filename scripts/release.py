@@ -407,6 +407,8 @@ class Lock:
                 with cloud.translated("renewing the lease on the share"):
                     self._lease.renew()
             except CloudError as error:
+                if error.status in (409, 412):
+                    self._held_until = 0.0  # somebody broke the lease, and it may be another's by now
                 if self._say:
                     self._say(f"the lease on the share could not be renewed: {error.message}")
             else:
