@@ -187,14 +187,16 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Sign in</title>
 <style>
-  :root { color-scheme: light dark; --back: #f6f7f9; --card: #fff; --text: #1b1f24; --dim: #5b6470; --line: #d5dae1; --main: #0f62fe; }
+  :root { color-scheme: light dark; --back: #f6f7f9; --card: #fff; --text: #1b1f24; --dim: #5b6470; --line: #d5dae1;
+          --main: #0f62fe; }
   @media (prefers-color-scheme: dark) {
-    :root { --back: #14171c; --card: #1d2127; --text: #eceff3; --dim: #9aa4b1; --line: #363d47; --main: #4b8bff; }
+    :root { --back: #14171c; --card: #1d2127; --text: #eceff3; --dim: #9aa4b1; --line: #363d47; --main: #3b76f0; }
   }
   * { box-sizing: border-box; }
   body { margin: 0; min-height: 100vh; display: grid; place-items: center; padding: 1rem; background: var(--back);
          color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
-  form { width: 100%; max-width: 23rem; padding: 2rem; background: var(--card); border: 1px solid var(--line); border-radius: 14px; }
+  form { width: 100%; max-width: 23rem; padding: 2rem; background: var(--card); border: 1px solid var(--line);
+         border-radius: 14px; }
   h1 { margin: 0 0 .25rem; font-size: 1.35rem; }
   p { margin: 0 0 1.25rem; color: var(--dim); font-size: .95rem; }
   label { display: block; margin-bottom: .35rem; font-weight: 600; font-size: .9rem; }

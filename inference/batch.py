@@ -1,15 +1,16 @@
 """Rows of tokens -> the next token of each, through one model in one thread.
 
-`SlotBatch` keeps the keys and values of all rows in one slotted cache and computes them together; rows join and leave at
-every step. `SeparateBatch` computes row after row, each with the cache that the model itself makes: slower, and right for
-every model. `make_batch` proves the first against the model's own forward before it is used. Knows no text and no HTTP.
+`SlotBatch` keeps the keys and values of all rows in one slotted cache and computes them together; rows join and leave
+at every step. `SeparateBatch` computes row after row, each with the cache that the model itself makes: slower, and
+right for every model. `make_batch` proves the first against the model's own forward before it is used. Knows no text
+and no HTTP.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -97,14 +98,11 @@ def make_batch(model: Causal, *, slots: int, context_tokens: int, memory_bytes: 
     """
     probe = DynamicCache(config=model.config)
     with torch.inference_mode(), model.using(BASE):
-        output = model.module(
-            input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device), past_key_values=probe
-        )
+        one_token = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+        output = model.module(input_ids=one_token, past_key_values=probe)
     reason = _why_not_slots(model, probe, context_tokens)
     if reason is None:
-        bytes_per_slot = context_tokens * sum(
-            tensor.numel() * tensor.element_size() for layer in probe.layers for tensor in (layer.keys, layer.values)
-        )
+        bytes_per_slot = context_tokens * _bytes_held(probe)
         fitting = memory_bytes // bytes_per_slot
         if fitting < 1:
             raise ValueError(
@@ -122,6 +120,12 @@ def make_batch(model: Causal, *, slots: int, context_tokens: int, memory_bytes: 
         raise ValueError(f"{type(model.module).__name__} keeps no key-value cache, so it cannot generate step by step")
     log.warning("requests are computed one after another in each step, which is slower: %s", reason)
     return SeparateBatch(model, slots=slots, context_tokens=context_tokens)
+
+
+def _bytes_held(cache: DynamicCache) -> int:
+    """Bytes of all keys and values in a cache whose layers _why_not_slots has accepted."""
+    states = [states for keys, values, _ in cache for states in (keys, values)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in states)
 
 
 def _why_not_slots(model: Causal, probe: Any, context_tokens: int) -> str | None:
@@ -175,11 +179,11 @@ def _differs(model: Causal, batch: SlotBatch) -> str | None:
     return None
 
 
-class _SlotLayer(DynamicLayer):
-    """Keys and values of one layer, [slots, heads, context, size]; written and read at the rows of the current forward."""
+class _SlotLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its metaclass hook has no annotations
+    """Keys and values of one layer, [slots, heads, context, size]; written and read where the forward's rows stand."""
 
     def __init__(self, slots: int, context_tokens: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.slots, self.context_tokens = slots, context_tokens
         self.first = self.last = self.reach = 0
         self.rows = self.positions = torch.empty(0)
@@ -213,14 +217,16 @@ class _SlotLayer(DynamicLayer):
         return self.keys[self.first : self.last, :, : self.reach], self.values[self.first : self.last, :, : self.reach]
 
     def move(self, source: int, target: int, length: int) -> None:
-        for states in (self.keys, self.values):
-            if states is not None:
-                states[target, :, :length] = states[source, :, :length]
+        with torch.inference_mode():
+            for states in (self.keys, self.values):
+                if states is not None:
+                    states[target, :, :length] = states[source, :, :length]
 
     def clear(self, slot: int) -> None:
-        for states in (self.keys, self.values):
-            if states is not None:
-                states[slot].zero_()
+        with torch.inference_mode():
+            for states in (self.keys, self.values):
+                if states is not None:
+                    states[slot].zero_()
 
 
 class SlotBatch:
@@ -232,8 +238,9 @@ class SlotBatch:
 
     kind = "slots"
 
-    def __init__(self, model: Causal, *, slots: int, context_tokens: int) -> None:
+    def __init__(self, model: Causal, *, slots: int, context_tokens: int, prefill_tokens: int = PREFILL_TOKENS) -> None:
         self.model, self.slots, self.context_tokens = model, slots, context_tokens
+        self._prefill_tokens = prefill_tokens
         self._rows: list[Row] = []
         self._decoding = 0
         layers = DynamicCache(config=model.config).layers
@@ -301,12 +308,12 @@ class SlotBatch:
         if not waiting:
             return None
         longest = len(waiting[0].tokens) - waiting[0].computed
-        if longest > PREFILL_TOKENS or waiting[0].computed:
-            return 1, min(longest, PREFILL_TOKENS)
+        if longest > self._prefill_tokens or waiting[0].computed:
+            return 1, min(longest, self._prefill_tokens)
         count = 1
         for row in waiting[1:]:
             wider = max(longest, len(row.tokens))
-            if wider * (count + 1) > PREFILL_TOKENS:
+            if wider * (count + 1) > self._prefill_tokens:
                 break
             longest, count = wider, count + 1
         return count, longest

@@ -1,8 +1,8 @@
 """Chat requests -> streams of tokens and text; many requests share one model.
 
-`Engine` is the one interface that the API, the page and the tests use. All torch work, loading included, happens in its
-one thread; requests join and leave the batch at every step. Knows no HTTP and no page, and imports no torch: what it steps
-is handed to it by the function that loads the model, which runs in that thread.
+`Engine` is the one interface that the API, the page and the tests use. All torch work, loading included, happens in
+its one thread; requests join and leave the batch at every step. Knows no HTTP and no page, and imports no torch: what
+it steps is handed to it by the function that loads the model, which runs in that thread.
 """
 
 from __future__ import annotations
@@ -206,6 +206,7 @@ class Engine:
         self._closed = False
         self._idle = threading.Event()
         self._idle.set()
+        self._load_ended = threading.Event()
         self._seconds_per_request = 1.0
         self._status: Status = "loading"
         self._phase = "starting"
@@ -218,6 +219,10 @@ class Engine:
         """Begin loading in the engine's thread; returns at once."""
         self._began = time.monotonic()
         self._thread.start()
+
+    def wait_until_loaded(self) -> None:
+        """Block until the model is loaded or has failed to load."""
+        self._load_ended.wait()
 
     @property
     def state(self) -> State:
@@ -372,10 +377,15 @@ class Engine:
     def _run(self) -> None:
         try:
             loaded = self._load(self._report)
-        except Exception as error:  # whatever a library raises here is told on /ready and in the log
-            self._fail(str(error) or type(error).__name__)
-            log.debug("loading failed", exc_info=True)
+        except ValueError as error:  # a folder that cannot be used, or a model that does not fit: the message says it
+            self._fail(str(error))
             return
+        except Exception as error:  # whatever else a library raises is told on /ready and in the log, with its place
+            log.exception("loading failed")
+            self._fail(f"{type(error).__name__}: {error}")
+            return
+        finally:
+            self._load_ended.set()
         with self._lock:
             self._loaded, self._renderer = loaded, PromptRenderer(loaded.tokenizer)
             self._ledger["ready_seconds"] = round(time.monotonic() - self._began, 3)
@@ -451,8 +461,8 @@ class Engine:
     def _step(self, loaded: Loaded) -> None:
         try:
             produced = loaded.batch.step()
-        except RuntimeError as error:  # what torch raises, out of memory included
-            log.error("a step of %d requests failed: %s", len(self._jobs), " ".join(str(error).split())[:500])
+        except Exception as error:  # whatever torch or the model raises, out of memory included: the others go on
+            log.error("a step of %d requests failed: %s: %.500s", len(self._jobs), type(error).__name__, error)
             loaded.batch.reset()
             for job in list(self._jobs):
                 self._finish(job, "error", "the model failed to compute this answer")
@@ -486,10 +496,11 @@ class Engine:
         if rest:
             job.outbox.append(TextPiece(rest, ()))
         job.outbox.append(Finished(reason, job.prompt_tokens, job.completion_tokens, error))
-        self._send(job)
         seconds = time.monotonic() - job.began
         self._seconds_per_request += 0.1 * (seconds - self._seconds_per_request)
+        # Before the event: whoever has seen the end of an answer finds its place free.
         self._give_place_back()
+        self._send(job)
 
     def _flush(self) -> None:
         for job in self._jobs:

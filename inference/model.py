@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from batch import BASE, Batch, Causal, make_batch
 from engine import Report
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from settings import AdapterFolder, Limits
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -32,7 +34,7 @@ LARGEST_HEADER_BYTES = 100_000_000
 """The safetensors format's own limit for its header."""
 
 
-class ModelFolderError(Exception):
+class ModelFolderError(ValueError):
     """A model or adapter folder that cannot be used; the message names the folder and the reason."""
 
     def __init__(self, folder: Path, reason: str) -> None:
@@ -62,8 +64,8 @@ def load(
     Raises ModelFolderError for a folder that cannot be used, ValueError when the model does not fit this machine.
     """
     adapters = tuple(adapters)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     report("checking the model's files", {})
     files = [*check_model_folder(base)]
     for adapter in adapters:
@@ -221,7 +223,7 @@ def _load_base(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[
             if "scaled_dot_product_attention" not in str(error):
                 raise
             module = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", **arguments)
-        module.to(device)
+        module = module.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides torch's signature
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError) as error:
         raise ModelFolderError(folder, f"cannot be loaded: {_one_line(error)}") from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -234,9 +236,6 @@ def _load_adapters(module: Any, adapters: tuple[AdapterFolder, ...]) -> tuple[An
     names: dict[str, str] = {}
     mixes = True
     for number, adapter in enumerate(adapters):
-        from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-        from safetensors import safe_open
-
         # A name of our own: torch allows no dot in a module's name, and PEFT keeps some names for itself.
         name = names[adapter.name] = f"adapter_{number}"
         try:
@@ -293,7 +292,7 @@ def _device(asked: str) -> torch.device:
 
 
 def _dtype(asked: str, device: torch.device, folder: Path) -> torch.dtype:
-    """The number format. `auto`: never finer than the weights are stored in, bfloat16 only where the machine is quick at it."""
+    """The number format. `auto`: 16 bits on a GPU; on a CPU only for weights stored so, if it is quick at that."""
     if asked != "auto":
         dtype: torch.dtype = getattr(torch, asked)
         return dtype

@@ -203,7 +203,7 @@ class ModelList(BaseModel):
 
 
 def first_problem(errors: Sequence[dict[str, Any]]) -> ErrorDetail:
-    """What pydantic found, as one error in OpenAI's words: the parameter, its problem, and how many others there are."""
+    """What pydantic found, as one error in OpenAI's words: the parameter, its problem, how many others there are."""
     errors = [error for error in errors if not _is_shadowed(error, errors)]
     error = errors[0]
     location = [part for part in error["loc"] if part != "body"]

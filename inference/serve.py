@@ -1,7 +1,7 @@
 """The entry: settings -> engine -> API and page -> serve until SIGTERM.
 
-The port opens at once; the model loads in the engine's thread and the page is built beside it. Both say in the log and on
-/ready how far they are.
+The port opens at once; the model loads in the engine's thread and the page is built beside it. The log and /ready say
+how far they are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,20 +45,14 @@ def main() -> int:
     for variable in settings.unknown_variables:
         log.warning("nothing reads the variable %s", variable)
     # Nothing here may look for a network: models come from the share, and nobody is told what is served.
-    os.environ.update(
-        HF_HUB_OFFLINE="1",
-        HF_HUB_DISABLE_TELEMETRY="1",
-        GRADIO_ANALYTICS_ENABLED="False",
-        TOKENIZERS_PARALLELISM="false",
-    )
+    os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_ANALYTICS_ENABLED="False")
     return asyncio.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> int:
     limits = settings.limits
-    imports_done = threading.Event()
     engine = Engine(
-        load=_loader(settings, imports_done),
+        load=_loader(settings),
         models=settings.model_names,
         default_model=settings.default_model,
         limits=EngineLimits(
@@ -92,7 +85,7 @@ async def _serve(settings: Settings) -> int:
     log.info("release %s: listening on %s:%d", settings.release, settings.host, settings.port)
     engine.start()
     ending = asyncio.Event()
-    building = asyncio.create_task(_keep_page(page, engine, imports_done, ending))
+    building = asyncio.create_task(_keep_page(page, engine, ending))
     await _serve_until_told(server, listener, engine, settings.shutdown_grace_seconds)
     ending.set()
     finished, _ = await asyncio.wait({building}, timeout=2)
@@ -104,7 +97,7 @@ async def _serve(settings: Settings) -> int:
     return 0
 
 
-def _loader(settings: Settings, imports_done: threading.Event) -> Load:
+def _loader(settings: Settings) -> Load:
     """What the engine's thread runs first: the imports that take seconds, then the model."""
 
     def load(report: Report) -> Loaded:
@@ -114,12 +107,9 @@ def _loader(settings: Settings, imports_done: threading.Event) -> Load:
 
         tell("importing torch", {"install_seconds": settings.install_seconds} if settings.install_seconds else {})
         began = time.monotonic()
-        try:
-            import model
-        finally:
-            imports_done.set()
-        report("imports done", {"import_seconds": time.monotonic() - began})
-        log.info("start: imports done%s", _ledger_words({"import_seconds": time.monotonic() - began}))
+        import model
+
+        tell("imports done", {"import_seconds": time.monotonic() - began})
         return model.load(
             settings.base,
             settings.adapters,
@@ -136,11 +126,10 @@ def _ledger_words(ledger: dict[str, float]) -> str:
     """(read 14.3 MB, 700 MB/s, 0.02 s) from numbers that carry their units in their names."""
     words = []
     if "read_bytes" in ledger:
-        megabytes, seconds = ledger["read_bytes"] / 1e6, ledger["read_seconds"]
-        words.append(f"{megabytes:.1f} MB, {megabytes / max(seconds, 1e-6):.0f} MB/s")
-    words += [
-        f"{name.removesuffix('_seconds')} {value:.2f} s" for name, value in ledger.items() if name.endswith("_seconds")
-    ]
+        megabytes = ledger["read_bytes"] / 1e6
+        words.append(f"{megabytes:.1f} MB, {megabytes / max(ledger['read_seconds'], 1e-6):.0f} MB/s")
+    seconds = {name.removesuffix("_seconds"): value for name, value in ledger.items() if name.endswith("_seconds")}
+    words += [f"{name} {value:.2f} s" for name, value in seconds.items()]
     return f" ({', '.join(words)})" if words else ""
 
 
@@ -160,22 +149,22 @@ class LatePage:
         await send({"type": "http.response.body", "body": body})
 
 
-async def _keep_page(page: LatePage, engine: Engine, imports_done: threading.Event, ending: asyncio.Event) -> None:
+async def _keep_page(page: LatePage, engine: Engine, ending: asyncio.Event) -> None:
     """Build the page, run it until the server ends."""
 
     def build() -> FastAPI:
-        # After torch: two threads that import large packages at once only wait for each other.
-        imports_done.wait()
+        # After the model: two threads that import large packages at once only wait for each other, and readiness
+        # counts first.
+        engine.wait_until_loaded()
         import ui
 
         return ui.build_page(engine)
 
-    began = time.monotonic()
     try:
         built = await asyncio.to_thread(build)
         async with built.router.lifespan_context(built):
             page.application = built
-            log.info("start: page ready after %.2f s", time.monotonic() - began)
+            log.info("start: the page is there")
             await ending.wait()
     except Exception:  # the API goes on without the page
         log.exception("the page cannot be served")

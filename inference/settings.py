@@ -1,18 +1,18 @@
 """Environment variables -> one frozen `Settings`, or every problem at once.
 
-The only reader of the process environment. It knows the release (which folders hold the model), the address to listen on,
-the key and the limits; it does not know whether a model folder is any good: that is said by model.py.
+The only reader of the process environment. It knows the release (which folders hold the model), the address to listen
+on, the key and the limits; it does not know whether a model folder is any good: that is said by model.py.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -178,22 +178,22 @@ class _Reader:
         return self.environment.get(name, "").strip() or default
 
     def integer(self, name: str, default: int, *, minimum: int, maximum: int = 2**31 - 1) -> int:
-        return self._bounded(name, default, int, "a whole number", minimum, maximum)
+        return int(self._bounded(name, default, int, "a whole number", minimum, maximum))
 
     def number(self, name: str, default: float, *, minimum: float, maximum: float) -> float:
-        return self._bounded(name, default, float, "a number", minimum, maximum)
+        return float(self._bounded(name, default, float, "a number", minimum, maximum))
 
     def _bounded(
-        self, name: str, default: Any, convert: Callable[[str], Any], kind: str, minimum: float, maximum: float
-    ) -> Any:
+        self, name: str, default: float, convert: Callable[[str], float], kind: str, minimum: float, maximum: float
+    ) -> float:
         value = self.text(name)
         if not value:
             return default
         try:
             number = convert(value)
         except ValueError:
-            number = None
-        if number is None or not minimum <= number <= maximum:
+            number = math.nan
+        if not minimum <= number <= maximum:
             self.problem(
                 name,
                 value,

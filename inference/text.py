@@ -35,7 +35,7 @@ class PromptRenderer:
                 text = self._tokenizer.apply_chat_template(
                     [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
                 )
-            except TemplateError as error:
+            except (TemplateError, TypeError, ValueError) as error:
                 raise PromptRefused(f"the model's chat template refuses these messages: {error}") from None
             # The template writes the opening special tokens itself.
             tokens: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,4 +1,7 @@
-"""The page: a chat over the same engine interface as the API. Knows no torch and no key (auth.py has let the browser in)."""
+"""The page: a chat over the same engine interface as the API.
+
+Knows no torch and no key: auth.py has let the browser in.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,8 @@ def build_page(engine: Engine) -> FastAPI:
             api_name="chat",
             concurrency_limit=None,
         )
-    return gr.mount_gradio_app(FastAPI(), blocks, path="/", ssr_mode=False, run_history=False)
+    page: FastAPI = gr.mount_gradio_app(FastAPI(), blocks, path="/", ssr_mode=False, run_history=False)
+    return page
 
 
 def _plain(content: Any) -> str:

@@ -1,19 +1,44 @@
 """A tiny real model for the tests of inference/: a random Llama with a real BPE tokenizer, a chat template and two LoRA
-adapters, made in a few seconds; and a real server process over it. Test modules import what they use."""
+adapters, made in a few seconds; an engine over it; and a real server process. Test modules import what they use."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-WORDS = "the quick brown fox jumps over a lazy dog while naïve café owners count 1 2 3 € 日本 🙂 user system assistant".split()
+import httpx
+import pytest
+from engine import Engine, EngineLimits, Report
+from settings import AdapterFolder, Limits
+
+if TYPE_CHECKING:
+    from model import Loaded
+
+INFERENCE = Path(__file__).parent.parent / "inference"
+KEY = "a-key-for-the-tests"
+BEARER = {"Authorization": f"Bearer {KEY}"}
+WORDS = "the quick brown fox jumps over a lazy dog while naïve café owners count 1 2 3 € 日本 🙂 user system assistant"
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] not in ['system', 'user', 'assistant'] %}"
-    "{{ raise_exception('unknown role') }}{% endif %}"
+    "{% for message in messages %}{% if loop.first and message['role'] == 'assistant' %}"
+    "{{ raise_exception('the assistant cannot begin') }}{% endif %}"
     "<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+SPECIAL_TOKENS = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+CONTEXT_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -21,51 +46,239 @@ class TinyModel:
     """Folders on a share as fine-tuning leaves them."""
 
     share: Path
-    base: Path
-    adapters: dict[str, Path]
+
+    @property
+    def base(self) -> Path:
+        return self.share / "model-cache" / "tests" / "tiny-base"
+
+    @property
+    def adapters(self) -> tuple[AdapterFolder, ...]:
+        return tuple(AdapterFolder(name, self.share / "models" / "tests" / name) for name in ("default", "other"))
+
+
+def make_tokenizer() -> Any:
+    """A byte-level BPE tokenizer: it can write any text, and cuts characters in the middle."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([WORDS] * 20, trainer)
+    made: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>"
+    )
+    made.chat_template = CHAT_TEMPLATE
+    return made
 
 
 def make_tiny_model(share: Path) -> TinyModel:
     """Write the base and the adapters `default` and `other` below `share`."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
 
-    base = share / "model-cache" / "tests" / "tiny-base"
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    tokenizer.train_from_iterator([" ".join(WORDS)] * 20, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
-    fast.chat_template = CHAT_TEMPLATE
-    fast.save_pretrained(base)
-
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    tiny = TinyModel(share)
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(tiny.base)
     torch.manual_seed(7)
     config = LlamaConfig(
-        vocab_size=len(fast),
+        vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=CONTEXT_TOKENS,
         initializer_range=0.3,
-        eos_token_id=fast.eos_token_id,
-        pad_token_id=fast.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
     )
-    model = LlamaForCausalLM(config)
-    model.save_pretrained(base)
-    adapters = {}
-    for seed, name in enumerate(("default", "other")):
-        torch.manual_seed(100 + seed)
-        fresh = LlamaForCausalLM.from_pretrained(base)
+    base: Any = LlamaForCausalLM(config)
+    base.save_pretrained(tiny.base)
+    for number, adapter in enumerate(tiny.adapters):
+        torch.manual_seed(100 + number)
         lora = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-        adapters[name] = share / "models" / "tests" / name
-        get_peft_model(fresh, lora).save_pretrained(str(adapters[name]))
-    return TinyModel(share, base, adapters)
+        model: Any = get_peft_model(base, lora)
+        model.save_pretrained(str(adapter.folder))
+        base = model.unload()
+    return tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """One share with the tiny model, made once for all workers of a run. Never changed: copy it to break it."""
+    # A worker's folder stands in the run's own; without workers it is the run's own.
+    worker = tmp_path_factory.getbasetemp()
+    run = worker.parent if os.environ.get("PYTEST_XDIST_WORKER") else worker
+    share = run / "tiny-share"
+    if not share.exists():
+        making = run / f"tiny-share-{os.getpid()}"
+        make_tiny_model(making)
+        try:
+            making.rename(share)
+        except OSError:  # another worker was quicker
+            shutil.rmtree(making)
+    return TinyModel(share)
+
+
+# An engine in this process
+
+
+LIMITS = Limits(max_prompt_tokens=400, default_new_tokens=24, max_new_tokens=200, max_concurrent=6, max_queue=40)
+
+
+def make_engine(tiny: TinyModel, limits: Limits = LIMITS, adapters: tuple[AdapterFolder, ...] | None = None) -> Engine:
+    """An engine over the tiny model, not started."""
+    chosen = tiny.adapters if adapters is None else adapters
+
+    def load(report: Report) -> Loaded:
+        import model
+
+        return model.load(tiny.base, chosen, limits=limits, device="cpu", dtype="float32", report=report)
+
+    return Engine(
+        load=load,
+        models=(*(adapter.name for adapter in chosen), tiny.base.name),
+        default_model=chosen[0].name if chosen else tiny.base.name,
+        limits=EngineLimits(
+            max_prompt_tokens=limits.max_prompt_tokens,
+            default_new_tokens=limits.default_new_tokens,
+            max_new_tokens=limits.max_new_tokens,
+            max_queue=limits.max_queue,
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_model: TinyModel) -> Iterator[Engine]:
+    """A running engine with both adapters."""
+    made = make_engine(tiny_model)
+    made.start()
+    made.wait_until_loaded()
+    yield made
+    assert asyncio.run(made.drain(10)), "a test left a request running"
+
+
+# A server process
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@dataclass
+class Server:
+    """A process of serve.py (or of what starts it) and where it answers."""
+
+    process: subprocess.Popen[bytes]
+    address: str
+    log_file: Path
+    started: float = field(default_factory=time.monotonic)
+
+    def log(self) -> str:
+        return self.log_file.read_text(encoding="utf-8")
+
+    def get(self, path: str, **arguments: Any) -> httpx.Response:
+        return httpx.get(self.address + path, timeout=30, **arguments)
+
+    def wait_for_port(self, seconds: float = 60) -> None:
+        self._wait(seconds, lambda: self.get("/health").status_code == 200)
+
+    def wait_until(self, *statuses: str, seconds: float = 120) -> dict[str, Any]:
+        """Poll /ready until it says one of the statuses; its whole body."""
+        said: dict[str, Any] = {}
+
+        def reached() -> bool:
+            said.update(self.get("/ready", headers=BEARER).json())
+            return said["status"] in statuses
+
+        self._wait(seconds, reached)
+        return said
+
+    def _wait(self, seconds: float, condition: Any) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log()}")
+            try:
+                if condition():
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"not within {seconds} s:\n{self.log()}")
+
+    def stop(self, seconds: float = 30) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+
+def environment_for(tiny: TinyModel, port: int, **variables: str) -> dict[str, str]:
+    """Variables of a server over the tiny model, by hand; nothing of this shell's own settings leaks in."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("INFERENCE_", "MODEL_"))}
+    adapters = ",".join(f"{adapter.name}={adapter.folder}" for adapter in tiny.adapters)
+    told = {"HOST": "127.0.0.1", "PORT": str(port), "INFERENCE_API_KEY": KEY, "MODEL_BASE": str(tiny.base)}
+    limits = {"INFERENCE_MAX_PROMPT_TOKENS": "400", "INFERENCE_MAX_NEW_TOKENS": "100"}
+    limits |= {"INFERENCE_DEFAULT_NEW_TOKENS": "24"}
+    return kept | told | limits | {"MODEL_ADAPTERS": adapters} | variables
+
+
+def start_server(
+    folder: Path, environment: Mapping[str, str], command: tuple[str, ...] = (sys.executable, "serve.py")
+) -> Server:
+    """Start the command in inference/; its log goes to a file in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log_file = folder / "server.log"
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(command, cwd=INFERENCE, env=dict(environment), stdout=log, stderr=log)
+    return Server(process, f"http://127.0.0.1:{environment['PORT']}", log_file)
+
+
+@pytest.fixture(scope="session")
+def server(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A ready server with both adapters, started as a replica starts it: from a release's folder on the share."""
+    folder = tmp_path_factory.mktemp("server")
+    environment = environment_for(tiny_model, free_port())
+    for name in ("MODEL_BASE", "MODEL_ADAPTERS"):
+        del environment[name]
+    environment["INFERENCE_RELEASE_FOLDER"] = str(write_release(tiny_model.share, folder))
+    environment["INFERENCE_SHARE"] = str(tiny_model.share)
+    started = start_server(folder, environment)
+    try:
+        started.wait_until("ready")
+        yield started
+        started.stop()
+    finally:
+        started.process.kill()
+        started.process.wait()
+
+
+def write_release(share: Path, root: Path, release: str = "0123abcd") -> Path:
+    """A release folder below `root` whose model is the tiny one on `share`; only what serve.py reads of it."""
+    folder = root / "releases" / release
+    folder.mkdir(parents=True)
+    tiny = TinyModel(share)
+    document = {
+        "id": release,
+        "commit": "c0ffee",
+        "time": "2026-01-02T03:04:05Z",
+        "files": {},
+        "base": str(tiny.base.relative_to(share)),
+        "adapters": {adapter.name: str(adapter.folder.relative_to(share)) for adapter in tiny.adapters},
+    }
+    (folder / "release.json").write_text(json.dumps(document), encoding="utf-8")
+    return folder
