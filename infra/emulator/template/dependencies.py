@@ -9,8 +9,6 @@ from typing import Generic, Protocol, TypeVar
 from infra.emulator.template.errors import ExpressionError, TemplateError, invalid_template
 from infra.emulator.template.values import fold
 
-_INSTANCE = re.compile(r"(.+)\[(\d+)\]")
-
 
 class Node(Protocol):
     """What of a resource counts here."""
@@ -38,12 +36,12 @@ class Index(Generic[Resource]):
         self._found: dict[str, list[Resource]] = {}
         self._symbols: dict[str, list[Resource]] = {}
 
-    def add_loop(self, name: str) -> None:
-        """A loop, or a symbol, that may turn out to have no instance at all."""
+    def add_symbol(self, name: str) -> None:
+        """A symbol or the name of a loop that is declared, though it may turn out to stand for no resource at all."""
         self._symbols.setdefault(fold(name), [])
 
     def add(self, resource: Resource, *symbols: str) -> None:
-        """A resource with its symbolic name and the name of its loop, if it has them."""
+        """A resource with its symbolic name and the name of its loop, if it has them, alone and as `name[index]`."""
         for symbol in symbols:
             self._symbols.setdefault(fold(symbol), []).append(resource)
         for text in {fold(text) for text in _aliases(resource)}:
@@ -52,16 +50,12 @@ class Index(Generic[Resource]):
     def find(self, text: str) -> list[Resource] | None:
         """The resources that a text stands for: symbol, loop, `symbol[index]`, id, type and name, or name alone.
 
-        None if it stands for none; an empty list for a loop without instances. Raises ExpressionError if resources of
-        several types have the name.
+        None if it stands for none; an empty list for a loop without instances and for what is not deployed. Raises
+        ExpressionError if resources of several types have the name.
         """
         folded = fold(text.strip("/"))
         if folded in self._symbols:
             return self._symbols[folded]
-        match = _INSTANCE.fullmatch(folded)
-        if match and match[1] in self._symbols:
-            instances = self._symbols[match[1]]
-            return [instances[int(match[2])]] if int(match[2]) < len(instances) else None
         found = self._found.get(folded)
         if found and len({fold(resource.id) for resource in found}) > 1:
             ids = ", ".join(sorted(resource.id for resource in found))

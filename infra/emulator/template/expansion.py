@@ -27,6 +27,16 @@ class _Loop:
     batch_size: int
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A resource as the template declares it."""
+
+    definition: Value
+    symbol: str | None
+    place: Place
+    parent: Entry | None
+
+
 @dataclass
 class Expansion:
     """Lays out the resources of one template; collects what is wrong with them instead of stopping at the first."""
@@ -40,10 +50,10 @@ class Expansion:
         """Fill `entries` and `problems`. Raises ShortCircuited where a preview cannot go on."""
         if isinstance(resources, dict):
             for symbol, definition in resources.items():
-                self._declaration(definition, symbol, place.at(symbol), None, self.context)
+                self._declaration(_Source(definition, symbol, place.at(symbol), None), self.context)
         else:
             for index, definition in enumerate(resources):
-                self._declaration(definition, None, place.at(index), None, self.context)
+                self._declaration(_Source(definition, None, place.at(index), None), self.context)
         self._unique()
         for entry in self.entries:
             self._link(entry)
@@ -53,27 +63,26 @@ class Expansion:
     def _index(self) -> Index[Entry]:
         return self.family.indexes[0]
 
-    def _declaration(
-        self, definition: Value, symbol: str | None, place: Place, parent: Entry | None, context: Context
-    ) -> None:
+    def _declaration(self, source: _Source, context: Context) -> None:
         try:
-            self._check_shape(definition, parent)
-            loop = self._loop(definition, context)
+            self._check_shape(source)
+            loop = self._loop(source.definition, context)
         except ExpressionError as error:
-            self._refuse(definition, place, error)
+            self._refuse(source, error)
             return
         if loop is None:
-            self._instance(definition, symbol, place, parent, context, None)
+            self._instance(source, context, None)
             return
-        self._index.add_loop(loop.name)
-        if symbol is not None:
-            self._index.add_loop(symbol)
+        for name in (loop.name, source.symbol):
+            if name is not None:
+                self._index.add_symbol(name)
         for index in range(loop.count):
             batch = CopyBatch(loop.name, index, loop.count, loop.mode, loop.batch_size)
             loops = {**context.loops, "": index, loop.name.lower(): index}
-            self._instance(definition, symbol, place, parent, replace(context, loops=loops), batch)
+            self._instance(source, replace(context, loops=loops), batch)
 
-    def _check_shape(self, definition: Value, parent: Entry | None) -> None:
+    def _check_shape(self, source: _Source) -> None:
+        definition = source.definition
         if not isinstance(definition, dict):
             raise ExpressionError(f"a resource must be an object, and is of type '{type_name(definition)}'.")
         for key in ("type", "name", "apiVersion"):
@@ -81,7 +90,9 @@ class Expansion:
                 raise ExpressionError(f"the property '{key}' is required, a string that is not empty.")
         if expressions.is_expression(definition["type"]):
             raise ExpressionError(f"The type property cannot be an expression. {_SYNTAX}")
-        if "copy" in definition and parent is not None:
+        if not isinstance(definition.get("resources", []), (list, dict)):
+            raise ExpressionError("The property 'resources' must be an array or an object.")
+        if "copy" in definition and source.parent is not None:
             raise ExpressionError(f"A nested child resource cannot have a copy loop; declare it on its own. {_SYNTAX}")
 
     def _loop(self, definition: Mapping[str, Any], context: Context) -> _Loop | None:
@@ -99,45 +110,38 @@ class Expansion:
             raise ExpressionError(f"The copy batch size must be an integer from 1 on, and is '{size}'.")
         return _Loop(copy["name"], loop_count(count, context), "serial" if mode == "serial" else "parallel", size)
 
-    def _instance(
-        self,
-        definition: Mapping[str, Any],
-        symbol: str | None,
-        place: Place,
-        parent: Entry | None,
-        context: Context,
-        copy: CopyBatch | None,
-    ) -> None:
+    def _instance(self, source: _Source, context: Context, copy: CopyBatch | None) -> None:
+        names = [name for name in (source.symbol, copy.name if copy else None) if name is not None]
+        names += [f"{name}[{copy.index}]" for name in names] if copy else []
         try:
-            entry = self._entry(definition, symbol, place, parent, context, copy)
+            condition = self._static("condition", source.definition.get("condition", True), context)
+            if not isinstance(condition, bool):
+                raise ExpressionError(f"The condition must be a boolean, and is of type '{type_name(condition)}'.")
         except ExpressionError as error:
-            self._refuse(definition, place, error)
+            self._refuse(source, error)
+            return
+        try:
+            entry = self._entry(source, context, copy, condition)
+        except ExpressionError as error:
+            # What is not deployed need not have a name: templates rely on it, with names out of absent parameters.
+            if condition:
+                self._refuse(source, error)
+            for name in names:
+                self._index.add_symbol(name)
             return
         self.entries.append(entry)
-        loop = [copy.name] if copy else []
-        self._index.add(entry, *dict.fromkeys(fold(name) for name in [*([symbol] if symbol else []), *loop]))
-        children = definition.get("resources", [])
-        named = children.items() if isinstance(children, dict) else enumerate(children)
-        for key, child in named:
-            child_symbol = key if isinstance(key, str) else None
-            self._declaration(child, child_symbol, place.at("resources", key), entry, context)
+        self._index.add(entry, *dict.fromkeys(fold(name) for name in names))
+        children = source.definition.get("resources", [])
+        for key, child in children.items() if isinstance(children, dict) else enumerate(children):
+            symbol = key if isinstance(key, str) else None
+            self._declaration(_Source(child, symbol, source.place.at("resources", key), entry), context)
 
-    def _entry(
-        self,
-        definition: Mapping[str, Any],
-        symbol: str | None,
-        place: Place,
-        parent: Entry | None,
-        context: Context,
-        copy: CopyBatch | None,
-    ) -> Entry:
+    def _entry(self, source: _Source, context: Context, copy: CopyBatch | None, condition: bool) -> Entry:
+        definition, parent, symbol = source.definition, source.parent, source.symbol
         resource_type, name = definition["type"], self._text("name", definition["name"], context)
         if parent is not None:
             resource_type, name = f"{parent.type}/{resource_type}", f"{parent.name}/{name}"
         api_version = self._text("apiVersion", definition["apiVersion"], context)
-        condition = self._static("condition", definition.get("condition", True), context)
-        if not isinstance(condition, bool):
-            raise ExpressionError(f"The condition must be a boolean, and is of type '{type_name(condition)}'.")
         if resource_type.count("/") != name.count("/") + 1:
             raise ExpressionError(
                 f"its name '{name}' has incorrect segment lengths for the type '{resource_type}'. A nested resource "
@@ -160,7 +164,7 @@ class Expansion:
             family=self.family,
             definition=definition,
             context=context,
-            place=place,
+            place=source.place,
             target=target,
         )
 
@@ -213,7 +217,13 @@ class Expansion:
             raise ExpressionError(f"The property '{what}' must be a string that is not empty.")
         return text
 
-    def _refuse(self, definition: Value, place: Place, error: ExpressionError) -> None:
+    def _refuse(self, source: _Source, error: ExpressionError) -> None:
+        if source.symbol is not None:
+            # So that resources which depend on this one are not reported too.
+            self._index.add_symbol(source.symbol)
+        self._not_valid(source.definition, source.place, error)
+
+    def _not_valid(self, definition: Value, place: Place, error: ExpressionError) -> None:
         name = definition.get("name", "") if isinstance(definition, dict) else ""
         self.problems.append(place.invalid(f"The template resource '{name}' {place.where} is not valid: {error}"))
 
@@ -243,7 +253,7 @@ class Expansion:
                 found += target
             found += [other for other in entry.implied() if other is not entry]
         except ExpressionError as error:
-            self._refuse(entry.definition, entry.place, error)
+            self._not_valid(entry.definition, entry.place, error)
             return
         entry.predecessors = frozenset(other.key for other in found)
         deployed = [other.id for other in found if not other.existing and other.condition]

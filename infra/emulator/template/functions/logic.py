@@ -88,7 +88,12 @@ def _coalesce(call: Call, context: Context, evaluate: Evaluate) -> Value:
     return None
 
 
+def _fail(given: list[Value]) -> Value:
+    raise ExpressionError(f"The template function 'fail' was called: {arguments.text('fail', given[0])}")
+
+
 FUNCTIONS = (
+    Function("fail", 1, 1, pure=_fail),
     Function("true", 0, 0, pure=lambda given: True),
     Function("false", 0, 0, pure=lambda given: False),
     Function("null", 0, 0, pure=lambda given: None),
