@@ -24,14 +24,11 @@ from scripts.errors import CloudError, NotFound, NotReady, NotSignedIn, Unreacha
 LONGEST_TAIL = 300
 """The most lines of the past that the log stream gives (azure-cli: containerapp logs show --tail)."""
 
-_POLL_SECONDS = 1.0
-_STATE_EVERY_SECONDS = 5.0
 _READY_SECONDS = 30.0
-_GRACE_SECONDS = 20.0
-_GRACE_AFTER_FAILURE_SECONDS = 60.0
 _CRASHES = 2
 _LOG_LINES_SHOWN = 30
 _FAILED_STATES = {"failed", "degraded"}
+_END_STATUSES = {"ready", "failed"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +75,19 @@ class Restart:
     revision: str
     replicas_before: frozenset[str]
     had_failed: bool
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often wait_until_ready asks, and how long it takes what Azure says of a revision for what was before.
+
+    Right after a restart a revision still shows the state that it had; one that had failed shows that for longer.
+    """
+
+    poll_seconds: float = 1.0
+    state_every_seconds: float = 5.0
+    grace_seconds: float = 20.0
+    grace_after_failure_seconds: float = 60.0
 
 
 class AppsClient(Protocol):
@@ -209,6 +219,7 @@ def wait_until_ready(
     *,
     deadline_seconds: float,
     progress: Callable[[str], None] | None = None,
+    pace: Pace = Pace(),
 ) -> Readiness:
     """Wait until /ready says 200 under the release; the asking itself wakes an app that is scaled to zero.
 
@@ -218,31 +229,35 @@ def wait_until_ready(
     certificate is not to be trusted.
     """
     started = time.monotonic()
-    grace = _GRACE_AFTER_FAILURE_SECONDS if restart.had_failed else _GRACE_SECONDS
+    grace = pace.grace_after_failure_seconds if restart.had_failed else pace.grace_seconds
     looked_at, failures_seen, said = started, 0, ""
     while True:
         elapsed = time.monotonic() - started
         try:
             readiness = endpoint.ready(answer_seconds=max(1.0, min(_READY_SECONDS, deadline_seconds - elapsed)))
-            if readiness.http_status == 200 and readiness.status == "ready" and readiness.release == release:
-                return readiness
-            if readiness.status == "failed" and readiness.release == release:
-                raise _not_ready(app, f"The app cannot serve release {release}: {readiness.error or 'no reason told'}.")
             now = _described(readiness, release)
+            has_ended = readiness.status in _END_STATUSES and readiness.release == release
+            # The old replica may serve the same release, or have failed under it, until it is gone.
+            if has_ended and (elapsed > grace or not _old_one_runs(app, restart)):
+                if readiness.status == "ready" and readiness.http_status == 200:
+                    return readiness
+                raise _not_ready(app, f"The app cannot serve release {release}: {readiness.error or 'no reason told'}.")
+            if readiness.status == "ready" and readiness.release is None and elapsed > grace:
+                raise NotSignedIn(
+                    f"{endpoint.url} is ready and does not tell its release: it does not take this key.",
+                    "Set INFERENCE_API_KEY to the app's key, or unset it to use the key of the app.",
+                )
         except Untrusted:
             raise
-        except NotSignedIn:
-            # Right after a change of the key, the old replica still answers with the old one.
-            if elapsed > grace:
-                raise
-            now = "the app refuses the key"
         except CloudError as error:
+            if isinstance(error, NotSignedIn) and elapsed > grace:
+                raise  # until then the old replica may answer, with the key that it was started with
             now = error.message
         if progress and now != said:
             progress(now)
             said = now
         elapsed = time.monotonic() - started
-        if time.monotonic() - looked_at >= _STATE_EVERY_SECONDS:
+        if time.monotonic() - looked_at >= pace.state_every_seconds:
             looked_at = time.monotonic()
             finding = _failure(app.state(), restart, may_be_old=elapsed < grace)
             failures_seen = failures_seen + 1 if finding else 0
@@ -252,7 +267,14 @@ def wait_until_ready(
             raise _not_ready(
                 app, f"The app did not serve release {release} within {deadline_seconds:.0f} s; last: {now}."
             )
-        time.sleep(_POLL_SECONDS)
+        time.sleep(pace.poll_seconds)
+
+
+def _old_one_runs(app: App, restart: Restart) -> bool:
+    return bool(restart.replicas_before) and any(
+        replica.name in restart.replicas_before and replica.running_state.lower() == "running"
+        for replica in app.state().replicas
+    )
 
 
 def _failure(state: RevisionState, restart: Restart, *, may_be_old: bool) -> str | None:

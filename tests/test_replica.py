@@ -1,0 +1,260 @@
+"""Restarting and waiting: the real SDK and client against a tiny real resource manager and a tiny real app."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from azure.core.credentials import AccessToken
+from azure.mgmt.appcontainers import ContainerAppsAPIClient
+
+from scripts import replica as replicas
+from scripts.endpoint import Endpoint, Readiness
+from scripts.errors import CloudError, NotFound, NotReady, NotSignedIn, Untrusted
+from scripts.replica import App, Pace, Restart
+from tests.tiny_app import KEY, TinyApp, make_certificate, running_tiny_app
+from tests.tiny_resource_manager import (
+    APP,
+    GROUP,
+    SUBSCRIPTION,
+    TinyResourceManager,
+    replica,
+    running_resource_manager,
+)
+
+QUICK = Pace(poll_seconds=0.05, state_every_seconds=0.1, grace_seconds=0.5, grace_after_failure_seconds=1.0)
+
+
+class StaticToken:
+    """A credential whose token is good for the tiny resource manager, which takes any."""
+
+    def get_token(self, *scopes: str, **options: object) -> AccessToken:
+        return AccessToken("token", int(time.time()) + 3600)
+
+
+@dataclass(frozen=True)
+class World:
+    manager: TinyResourceManager
+    app_server: TinyApp
+    app: App
+    endpoint: Endpoint
+    certificate: Path
+
+    def wait(
+        self, restart: Restart, *, release: str = "r2", deadline_seconds: float = 10
+    ) -> tuple[Readiness, list[str]]:
+        said: list[str] = []
+        readiness = replicas.wait_until_ready(
+            self.app,
+            self.endpoint,
+            release,
+            restart,
+            deadline_seconds=deadline_seconds,
+            progress=said.append,
+            pace=QUICK,
+        )
+        return readiness, said
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_certificate(tmp_path_factory.mktemp("certificate") / "both.pem")
+
+
+@pytest.fixture
+def world(certificate: Path) -> Iterator[World]:
+    with ExitStack() as stack:
+        manager = stack.enter_context(running_resource_manager(certificate))
+        app_server = stack.enter_context(running_tiny_app(certificate))
+        endpoint = stack.enter_context(Endpoint(app_server.url, key=KEY, certificate=certificate, answer_seconds=5))
+        client = ContainerAppsAPIClient(
+            StaticToken(),
+            SUBSCRIPTION,
+            base_url=manager.url,
+            credential_scopes=["any"],
+            connection_verify=str(certificate),
+        )
+        stack.callback(client.close)
+        app = App(client, resource_group=GROUP, name=APP, certificate=certificate)
+        yield World(manager, app_server, app, endpoint, certificate)
+
+
+def restarted(world: World, *, new_release: str | None, after_seconds: float = 0.3) -> Restart:
+    """Restart; the old replica goes on for a while, then the new one stands in its place."""
+
+    def replace() -> None:
+        world.manager.state.replicas = [replica("theapp--1-new", created="2026-11-21T11:00:00Z")]
+        if new_release is not None:
+            world.app_server.behaviour.release = new_release
+
+    world.manager.state.on_restart = threading.Timer(after_seconds, replace).start
+    return world.app.restart()
+
+
+def test_the_state_of_the_active_revision(world: World) -> None:
+    state = world.app.state()
+    assert (state.name, state.running_state, state.health_state) == ("theapp--1", "Running", "Healthy")
+    assert [(one.name, one.running_state, one.container) for one in state.replicas] == [
+        ("theapp--1-old", "Running", "inference")
+    ]
+    assert not state.has_failed
+    world.manager.state.replicas = []
+    assert world.app.state().replicas == ()
+
+
+def test_an_app_without_an_active_revision_says_so(world: World) -> None:
+    world.manager.state.running = "Stopped"
+    with pytest.raises(NotFound, match="has no active revision"):
+        world.app.restart()
+
+
+def test_a_restart_remembers_what_was_there(world: World) -> None:
+    assert restarted(world, new_release=None) == Restart("theapp--1", frozenset({"theapp--1-old"}), False)
+    assert any(line.endswith("/revisions/theapp--1/restart") for line in world.manager.state.seen)
+
+
+def test_waiting_ends_when_the_new_release_answers(world: World) -> None:
+    readiness, said = world.wait(restarted(world, new_release="r2"))
+    assert (readiness.status, readiness.release) == ("ready", "r2")
+    assert said == ["release r1 still answers"]
+
+
+def test_the_old_replica_is_not_taken_for_the_new_one(world: World) -> None:
+    started = time.monotonic()
+    world.wait(restarted(world, new_release=None, after_seconds=0.4), release="r1")
+    assert 0.3 < time.monotonic() - started < 5
+
+
+def test_the_old_replicas_failure_is_not_taken_for_the_new_ones(world: World) -> None:
+    behaviour = world.app_server.behaviour
+    behaviour.status, behaviour.error = "failed", "the folder was missing"
+    restart = restarted(world, new_release=None, after_seconds=0.3)
+    threading.Timer(0.3, lambda: setattr(behaviour, "status", "ready")).start()
+    readiness, said = world.wait(restart, release="r1")
+    assert readiness.status == "ready"
+    assert said == ["failed"]
+
+
+def test_an_app_that_sleeps_is_woken_by_the_asking(world: World) -> None:
+    world.manager.state.replicas = []
+    world.app_server.behaviour.gateway_failures = 3
+    world.app_server.behaviour.release = "r2"
+    readiness, said = world.wait(world.app.restart())
+    assert readiness.release == "r2"
+    assert len(said) == 1 and "HTTP 503" in said[0]
+    assert world.app_server.behaviour.seen == ["GET /ready"] * 4
+
+
+def test_progress_tells_each_phase_once(world: World) -> None:
+    behaviour = world.app_server.behaviour
+    behaviour.status, behaviour.phase, behaviour.release = "loading", "reading weights", "r2"
+    threading.Timer(0.3, lambda: setattr(behaviour, "phase", "warming up")).start()
+    threading.Timer(0.6, lambda: setattr(behaviour, "status", "ready")).start()
+    _, said = world.wait(Restart("theapp--1", frozenset(), False))
+    assert said == ["loading: reading weights", "loading: warming up"]
+
+
+def test_a_model_that_cannot_be_loaded_is_told_at_once_with_the_log(world: World) -> None:
+    behaviour = world.app_server.behaviour
+    behaviour.status, behaviour.error, behaviour.release = "failed", "no folder models/x", "r2"
+    world.manager.state.replicas = [replica("theapp--1-new")]
+    started = time.monotonic()
+    with pytest.raises(NotReady, match="cannot serve release r2: no folder models/x") as caught:
+        world.wait(Restart("theapp--1", frozenset({"theapp--1-old"}), False))
+    assert time.monotonic() - started < 3
+    assert caught.value.details == (
+        "theapp--1: Provisioned, Running, health Healthy",
+        "log: starting",
+        "log: Traceback: no such model",
+    )
+
+
+def test_a_container_that_crashes_again_and_again_is_noticed(world: World) -> None:
+    world.app_server.behaviour.gateway_failures = 1000
+    world.manager.state.replicas = [replica("theapp--1-new", restarts=3)]
+    with pytest.raises(NotReady, match=r"crashed 3 times \(Container crashing: inference\)"):
+        world.wait(Restart("theapp--1", frozenset({"theapp--1-old"}), False))
+
+
+def test_a_revision_that_fails_is_noticed_after_the_grace(world: World) -> None:
+    world.app_server.behaviour.gateway_failures = 1000
+    state = world.manager.state
+    state.running, state.health, state.provisioning = "Failed", "Unhealthy", "Failed"
+    state.details = "The TargetPort 8080 does not match the listening port 80."
+    state.replicas, state.log_status = [replica("theapp--1-new")], 500
+    started = time.monotonic()
+    with pytest.raises(NotReady, match="TargetPort 8080 does not match") as caught:
+        world.wait(Restart("theapp--1", frozenset(), False))
+    assert time.monotonic() - started >= QUICK.grace_seconds
+    assert caught.value.details[1].startswith("no log: The log stream of the app theapp was refused: HTTP 500")
+
+
+def test_a_failure_of_before_the_restart_is_not_taken_for_a_new_one(world: World) -> None:
+    state = world.manager.state
+    state.running, state.health = "Degraded", "Unhealthy"
+    world.app_server.behaviour.gateway_failures = 1000
+
+    def recover() -> None:
+        state.running, state.health = "Running", "Healthy"
+        state.replicas = [replica("theapp--1-new")]
+        world.app_server.behaviour.release = "r2"
+        world.app_server.behaviour.gateway_failures = 0
+
+    restart = world.app.restart()
+    assert restart.had_failed
+    threading.Timer(0.8, recover).start()
+    readiness, _ = world.wait(restart)
+    assert readiness.release == "r2"
+
+
+def test_the_deadline_ends_the_waiting_with_what_was_last_seen(world: World) -> None:
+    with pytest.raises(NotReady, match="within 1 s; last: release r1 still answers"):
+        world.wait(Restart("theapp--1", frozenset(), False), deadline_seconds=1)
+
+
+def test_a_key_that_the_app_does_not_take_is_named(world: World) -> None:
+    with world.endpoint.with_key("wrong") as stranger, pytest.raises(NotSignedIn, match="does not take this key"):
+        replicas.wait_until_ready(
+            world.app, stranger, "r1", Restart("theapp--1", frozenset(), False), deadline_seconds=10, pace=QUICK
+        )
+
+
+def test_an_untrusted_certificate_ends_the_waiting_at_once(world: World) -> None:
+    with Endpoint(world.app_server.url, key=KEY) as client, pytest.raises(Untrusted):
+        replicas.wait_until_ready(
+            world.app, client, "r1", Restart("theapp--1", frozenset(), False), deadline_seconds=10, pace=QUICK
+        )
+
+
+def test_the_log_of_the_newest_replica(world: World) -> None:
+    world.manager.state.replicas = [
+        replica("theapp--1-old", created="2026-11-21T10:00:00Z"),
+        replica("theapp--1-new", created="2026-11-21T11:00:00Z"),
+    ]
+    assert list(world.app.log_lines(tail=1)) == ["Traceback: no such model"]
+    assert list(world.app.log_lines(follow=True)) == ["starting", "Traceback: no such model"]
+    assert world.manager.state.seen[-1] == (
+        f"GET /subscriptions/{SUBSCRIPTION}/resourceGroups/rg/containerApps/theapp/revisions/theapp--1"
+        "/replicas/theapp--1-new/containers/inference/logstream"
+    )
+    world.manager.state.log = []
+    assert world.app.last_log_lines() == ("the replica's log is empty",)
+
+
+def test_a_log_without_a_replica_says_how_to_get_one(world: World) -> None:
+    world.manager.state.replicas = []
+    with pytest.raises(NotFound, match="has no replica now") as caught:
+        list(world.app.log_lines())
+    assert "inferops chat" in caught.value.next_step
+
+
+def test_the_managers_own_errors_are_told_in_its_words(world: World) -> None:
+    world.manager.state.failures = 1
+    with pytest.raises(CloudError, match="cannot say") as caught:
+        world.app.state()
+    assert caught.value.code == "SomethingWrong"
