@@ -166,7 +166,7 @@ class Entry:
         place = self.place.at("properties", "template")
         context = self._static if resolver is None else self._running(resolver)
         inner = self._inner(properties, context)
-        given = self._given(properties.get("parameters", {}), context) if inner else {}
+        given = self._given(properties.get("parameters") or {}, context) if inner else {}
         with bounded():
             outer = None if inner else self
             return self.family.build(properties["template"], given, scope, place, resolver is None, outer)
@@ -230,7 +230,9 @@ class Entry:
             raise self._unprocessed(str(error)) from None
         return isinstance(options, dict) and str(options.get("scope", "")).lower() == "inner"
 
-    def _given(self, parameters: Mapping[str, Any], context: Context) -> dict[str, Given]:
+    def _given(self, parameters: Value, context: Context) -> dict[str, Given]:
+        if not isinstance(parameters, dict):
+            raise self._unprocessed("the parameters of a nested deployment must be an object")
         given: dict[str, Given] = {}
         masked = replace(self.context, partial=True, masked=True)
         for name, parameter in parameters.items():

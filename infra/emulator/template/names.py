@@ -37,7 +37,7 @@ class TemplateNames:
         self._parameters = parameters
         self._given = {fold(name): value for name, value in given.items()}
         self._variables = {name: value for name, value in variables.items() if name != "copy"}
-        self._loops = {loop["name"]: loop for loop in _loops(variables)}
+        self._loops = {loop["name"]: loop for loop in variables.get("copy", [])}
         self._functions = functions
         self._types = types
         self._known: dict[tuple[str, str, bool, bool], Value] = {}
@@ -117,45 +117,27 @@ class _DefaultNames:
         return self._names.function(namespace, name)
 
 
-def _loops(variables: Mapping[str, Any]) -> list[dict[str, Any]]:
-    loops = variables.get("copy", [])
-    well_formed = isinstance(loops, list) and all(isinstance(loop, dict) and "name" in loop for loop in loops)
-    return loops if well_formed else []
-
-
 def secret(name: str) -> Unevaluated:
     """What a preview shows in place of a secure parameter's value: the expression that asks for it."""
     return Unevaluated(Call("parameters", (Literal(name),)))
 
 
-def user_functions(section: Value, place: Place) -> tuple[dict[str, UserFunction], list[TemplateError]]:
-    """The functions that a template defines, by `namespace.name` in one case, and what is wrong with the section."""
+def user_functions(section: Value) -> dict[str, UserFunction]:
+    """The functions that a template defines, by `namespace.name` in one case of letters."""
     found: dict[str, UserFunction] = {}
-    problems: list[TemplateError] = []
-    for index, part in enumerate(section):
-        namespace, members = part.get("namespace"), part.get("members")
-        if not isinstance(namespace, str) or not isinstance(members, dict):
-            problems.append(place.at(index).invalid("A group of functions must have a 'namespace' and 'members'."))
-            continue
-        for name, member in members.items():
-            full_name = f"{namespace}.{name}"
-            if not isinstance(member, dict) or "value" not in member.get("output", {}):
-                reason = f"The template function '{full_name}' must have an 'output' with a 'value'."
-                problems.append(place.at(index, "members", name).invalid(reason))
-                continue
+    for part in section:
+        for name, member in part["members"].items():
+            full_name = f"{part['namespace']}.{name}"
             parameters = tuple(
-                (str(parameter.get("name")), str(parameter.get("type", "")))
-                for parameter in member.get("parameters", [])
+                (parameter["name"], parameter.get("type", "")) for parameter in member.get("parameters", [])
             )
             found[fold(full_name)] = UserFunction(full_name, parameters, member["output"]["value"])
-    return found, problems
+    return found
 
 
-def variable_problems(names: TemplateNames, section: Value, context: Context, place: Place) -> list[TemplateError]:
+def variable_problems(names: TemplateNames, context: Context, place: Place) -> list[TemplateError]:
     """What is wrong with the variables of a template: each is evaluated."""
     problems: list[TemplateError] = []
-    if "copy" in section and not _loops(section) and section["copy"] != []:
-        problems.append(place.at("copy").invalid("The copy loops of variables must be an array of named loops."))
     for name in names.variables:
         try:
             names.variable(name, context)

@@ -17,15 +17,12 @@ from infra.emulator.template.values import Value, type_name
 _CODE = "DeploymentOutputEvaluationFailed"
 
 
-def output_problems(definitions: Mapping[str, Any], types: Types, place: Place) -> list[TemplateError]:
-    """What is wrong with the declarations of outputs: their types and the syntax of their expressions."""
+def output_problems(definitions: Mapping[str, Any], place: Place) -> list[TemplateError]:
+    """What is wrong with the outputs before anything is deployed: the syntax of their expressions."""
     problems: list[TemplateError] = []
     for name, definition in definitions.items():
         own = place.at(name)
         try:
-            if not isinstance(definition, dict) or not ({"value", "copy"} & definition.keys()):
-                raise ExpressionError("it must be an object with the member 'value' or 'copy'.")
-            types.reported(definition)
             for key in ("condition", "value", "copy"):
                 _parse(definition.get(key))
         except ExpressionError as error:
@@ -34,7 +31,7 @@ def output_problems(definitions: Mapping[str, Any], types: Types, place: Place) 
 
 
 def evaluated(
-    definitions: Mapping[str, Any], types: Types, context: Context, with_secrets: bool
+    definitions: Mapping[str, Any], types: Types, context: Context, place: Place, with_secrets: bool
 ) -> dict[str, dict[str, Value]]:
     """Name -> type and value; an output whose condition does not hold is left out, a null one has no value.
 
@@ -49,7 +46,7 @@ def evaluated(
                 continue
             _check(name, value, definition, types)
         except ExpressionError as error:
-            message = f"The template output '{name}' is not valid: {error}."
+            message = place.redacted(f"The template output '{name}' is not valid: {error}.")
             failures.append(TemplateError(_CODE, message, target=name))
             continue
         result[name] = {"type": types.reported(definition)}
@@ -79,8 +76,6 @@ def _value(definition: Mapping[str, Any], context: Context) -> Iterator[Value]:
     if copy is None:
         yield evaluate_value(definition.get("value"), context)
         return
-    if not isinstance(copy, dict) or not {"count", "input"} <= copy.keys():
-        raise ExpressionError("The copy property must be an object with the members 'count' and 'input'")
     yield [
         evaluate_value(copy["input"], replace(context, loops={**context.loops, "": index}))
         for index in range(loop_count(copy["count"], context))

@@ -10,7 +10,7 @@ from infra.emulator.template.errors import ExpressionError, NotSupported, Templa
 from infra.emulator.template.names import Given, TemplateNames, secret
 from infra.emulator.template.place import Place
 from infra.emulator.template.schema import Types
-from infra.emulator.template.values import Value, find_key, fold
+from infra.emulator.template.values import find_key, fold
 
 _USAGE = "Please see https://aka.ms/arm-create-parameter-file for usage details."
 
@@ -29,18 +29,10 @@ def given_values(
             message = f"The parameter '{name}' is a Key Vault reference; a reference to a key vault is not supported."
             problems.append(NotSupported(message, target=name))
         elif parameter.get("value") is not None:
-            value = parameter["value"]
-            given[name] = Given(value, secret(name) if _secure(name, definitions, types) else value)
+            value, known = parameter["value"], find_key(definitions, name)
+            secure = known is not None and types.secure(definitions[known])
+            given[name] = Given(value, secret(name) if secure else value)
     return given, problems
-
-
-def _secure(name: str, definitions: Mapping[str, Any], types: Types) -> bool:
-    known = find_key(definitions, name)
-    try:
-        return known is not None and types.secure(definitions[known])
-    except ExpressionError:
-        # The declaration itself is wrong, which is told elsewhere; until then its value is not shown.
-        return True
 
 
 def parameter_problems(
@@ -79,15 +71,13 @@ def parameter_problems(
 
 def _problems_of(
     name: str,
-    definition: Value,
+    definition: Mapping[str, Any],
     given: bool,
     types: Types,
     names: TemplateNames,
     context: Context,
     place: Place,
 ) -> list[TemplateError]:
-    if not isinstance(definition, dict):
-        return [place.invalid(f"The template parameter '{name}' {place.where} is not valid: it must be an object.")]
     schema = types.resolved(definition)
     if not given and "defaultValue" not in definition and not schema.get("nullable"):
         reason = f"The value for the template parameter '{name}' {place.where} is not provided. {_USAGE}"

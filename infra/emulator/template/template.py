@@ -19,7 +19,8 @@ from infra.emulator.template.place import Place
 from infra.emulator.template.runtime import TemplateRuntime
 from infra.emulator.template.schema import Types
 from infra.emulator.template.scope import Resolver, Scope
-from infra.emulator.template.values import Value, find_key, type_name
+from infra.emulator.template.shape import shape_problems
+from infra.emulator.template.values import Value, find_key, fold, type_name
 
 _SECTIONS: Mapping[str, tuple[type, ...]] = {
     "$schema": (str,),
@@ -52,6 +53,7 @@ class Template:
     _types: Types
     _context: Context
     _indexes: tuple[Index[Entry], ...]
+    _place: Place
 
     def outputs(self, resolver: Resolver, *, with_secrets: bool = False) -> dict[str, dict[str, Value]]:
         """Name -> {"type", "value"} of the outputs, in their declared case; call it after the deployment.
@@ -62,7 +64,7 @@ class Template:
         runtime = TemplateRuntime(self._indexes, self.scope, resolver)
         context = replace(self._context, runtime=runtime, partial=False)
         with bounded():
-            return evaluated(self._definitions, self._types, context, with_secrets)
+            return evaluated(self._definitions, self._types, context, self._place, with_secrets)
 
 
 def order(template: Template) -> tuple[tuple[Entry, ...], ...]:
@@ -105,15 +107,17 @@ def _laid_out(
 ) -> Template:
     types = Types(sections.get("definitions", {}))
     definitions, variables = sections.get("parameters", {}), sections.get("variables", {})
-    functions, function_problems = user_functions(sections.get("functions", []), place.at("functions"))
+    secure = {fold(name) for name, definition in definitions.items() if types.secure(definition)}
+    place = place.hiding(own.value for name, own in given.items() if fold(name) in secure)
+    functions = user_functions(sections.get("functions", []))
     names = TemplateNames(definitions, given, variables, functions, types)
     context = Context(scope, names, partial=partial)
     found = parameter_problems(list(supplied), given, definitions, types, names, context, place.at("parameters"))
-    problems = [*problems, *function_problems, *found]
+    problems = [*problems, *found]
     if not problems:
         # Variables use parameters, so with bad parameters their problems would be told twice.
-        problems = variable_problems(names, variables, context, place.at("variables"))
-    problems += output_problems(sections.get("outputs", {}), types, place.at("outputs"))
+        problems = variable_problems(names, context, place.at("variables"))
+    problems += output_problems(sections.get("outputs", {}), place.at("outputs"))
     _raise(problems)
     return _with_resources(sections, types, context, scope, place, ())
 
@@ -149,6 +153,7 @@ def _with_resources(
         _types=types,
         _context=context,
         _indexes=indexes,
+        _place=place.at("outputs"),
     )
     order(template)
     return template
@@ -164,7 +169,7 @@ def _nested(
         shown = {name: Given(own.value, _shown(name, own, definitions, types)) for name, own in given.items()}
         return _laid_out(sections, given, shown, [], scope, place, partial)
     # Expressions are those of the enclosing template: its names, its scope, its loop around the nested deployment.
-    _raise(output_problems(sections.get("outputs", {}), types, place.at("outputs")))
+    _raise(output_problems(sections.get("outputs", {}), place.at("outputs")))
     context = replace(outer.context, partial=partial)
     return _with_resources(sections, types, context, scope, place, outer.family.indexes)
 
@@ -213,25 +218,22 @@ def _sections(document: Value, place: Place) -> Mapping[str, Any]:
                     "Please see https://aka.ms/arm-template for usage details."
                 )
             )
-    problems += _bad_types(sections, place)
-    _raise(problems)
+    _raise(problems or shape_problems(sections, place))
+    _raise(_bad_types(sections, place))
     return sections
 
 
 def _bad_types(sections: Mapping[str, Any], place: Place) -> list[TemplateError]:
-    """Declarations whose type cannot be made sense of; everything after this may rely on them."""
+    """Declarations whose type names nothing that there is; everything after this relies on types."""
     types = Types(sections.get("definitions", {}))
     problems: list[TemplateError] = []
-    for section in ("definitions", "parameters"):
+    for section in ("definitions", "parameters", "outputs"):
         for name, definition in sections.get(section, {}).items():
             own = place.at(section, name)
-            what = f"The template {section[:-1]} '{name}' {own.where} is not valid"
-            if not isinstance(definition, dict):
-                problems.append(own.invalid(f"{what}: it must be an object."))
-                continue
             try:
                 types.secure(definition)
             except ExpressionError as error:
+                what = f"The template {section[:-1]} '{name}' {own.where} is not valid"
                 problems.append(own.invalid(f"{what}: {error}"))
     return problems
 
