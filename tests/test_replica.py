@@ -133,11 +133,11 @@ def test_the_old_replica_is_not_taken_for_the_new_one(world: World) -> None:
 def test_the_old_replicas_failure_is_not_taken_for_the_new_ones(world: World) -> None:
     behaviour = world.app_server.behaviour
     behaviour.status, behaviour.error = "failed", "the folder was missing"
-    restart = restarted(world, new_release=None, after_seconds=0.3)
-    threading.Timer(0.3, lambda: setattr(behaviour, "status", "ready")).start()
+    restart = restarted(world, new_release=None, after_seconds=0.4)
+    threading.Timer(0.2, lambda: setattr(behaviour, "status", "ready")).start()
     readiness, said = world.wait(restart, release="r1")
     assert readiness.status == "ready"
-    assert said == ["failed"]
+    assert said == ["failed", "ready"]
 
 
 def test_an_app_that_sleeps_is_woken_by_the_asking(world: World) -> None:
