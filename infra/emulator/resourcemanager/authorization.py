@@ -1,0 +1,56 @@
+"""Who may do what: the one identity may do all, the other may read and may ask what a deployment would change."""
+
+from __future__ import annotations
+
+from infra.emulator.exceptions import AzureError
+from infra.emulator.provider import Principal
+
+# Azure's Reader role has no action but */read. Whoever previews deployments with a read-only identity grants these two
+# in a role of their own: https://learn.microsoft.com/azure/azure-resource-manager/templates/deploy-what-if
+_READER_ACTIONS = frozenset(
+    {"microsoft.resources/deployments/whatif/action", "microsoft.resources/deployments/validate/action"}
+)
+
+
+def allows(principal: Principal, action: str) -> bool:
+    """Whether `principal` may do `action`, for example Microsoft.App/containerApps/write."""
+    return principal.may_write or action.lower().endswith("/read") or action.lower() in _READER_ACTIONS
+
+
+def check(principal: Principal, action: str, scope: str) -> None:
+    """Raises AzureError AuthorizationFailed unless the action is allowed."""
+    if not allows(principal, action):
+        raise AzureError(
+            403,
+            "AuthorizationFailed",
+            f"The client '{principal.client_id}' with object id '{principal.object_id}' does not have authorization to"
+            f" perform action '{action}' over scope '{scope}' or the scope is invalid. If access was recently granted,"
+            " please refresh your credentials.",
+            from_gateway=True,
+        )
+
+
+def action_of(method: str, resource_type: str, action: str = "") -> str:
+    """The name of what a request does: PUT of Microsoft.App/containerApps is Microsoft.App/containerApps/write."""
+    if method in ("GET", "HEAD"):
+        return f"{resource_type}/{action}/read" if action else f"{resource_type}/read"
+    if method == "POST":
+        return f"{resource_type}/{action}/action"
+    return f"{resource_type}/{'delete' if method == 'DELETE' else 'write'}"
+
+
+def check_template(principal: Principal, resources: list[tuple[str, str, str]]) -> None:
+    """Raises InvalidTemplateDeployment when one of (type, name, id) may not be written, as preflight words it."""
+    refused = [
+        f"Authorization failed for template resource '{name}' of type '{resource_type}'. The client"
+        f" '{principal.client_id}' with object id '{principal.object_id}' does not have permission to perform action"
+        f" '{action_of('PUT', resource_type)}' at scope '{resource_id}'."
+        for resource_type, name, resource_id in resources
+        if not allows(principal, action_of("PUT", resource_type))
+    ]
+    if len(refused) == 1:
+        message = f"The template deployment failed with error: '{refused[0]}'."
+    else:
+        message = f"Deployment failed with multiple errors: '{':'.join(refused)}'"
+    if refused:
+        raise AzureError(403, "InvalidTemplateDeployment", message, from_gateway=True)
