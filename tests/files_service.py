@@ -1,26 +1,38 @@
-"""The file service alone over real TLS, in a thread of the test process: its own loop, one account, a known key."""
+"""The file service alone over real TLS: its own loop in a thread of the test process, two accounts, known keys.
+
+`python -m tests.files_service FOLDER` serves in a process of its own, which may be killed and measured.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import contextlib
+import hashlib
+import hmac
+import json
 import ssl
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import unquote
 
+import httpx
 from aiohttp import web
-
 from azure.core.credentials import AccessToken
 from azure.storage.fileshare import ShareClient, ShareServiceClient
+
 from infra.emulator.certificate import ensure_certificate, server_context
 from infra.emulator.exceptions import AzureError
 from infra.emulator.files import FileService
 from infra.emulator.store import Store
 
+Result = TypeVar("Result")
 ACCOUNT = "teststore"
 OTHER_ACCOUNT = "otherstore"
 KEY = base64.b64encode(b"k" * 64).decode()
@@ -64,15 +76,12 @@ class Token:
 
 
 @dataclass
-class RunningFiles:
-    """A running file service and how to reach it."""
+class Reachable:
+    """How to reach a running file service, and where its files are."""
 
-    service: FileService
-    accounts: Accounts
     root: Path
     port: int
     certificate: Path
-    loop: asyncio.AbstractEventLoop
 
     @property
     def url(self) -> str:
@@ -100,6 +109,60 @@ class RunningFiles:
 
     def folder(self, share: str) -> Path:
         return self.root / ACCOUNT / share
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str] | None = None,
+        body: bytes = b"",
+        account: str = ACCOUNT,
+        version: str = "2026-10-06",
+    ) -> httpx.Response:
+        """A request signed with the account's key; `path` is what follows the account, encoded, with its query."""
+        sent = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": version, **(headers or {})}
+        path, _, query = path.partition("?")
+        url = f"/{account}{path}"
+        sent["Authorization"] = shared_key(method, url, query, sent, len(body), account)
+        address = f"https://127.0.0.1:{self.port}{url}" + (f"?{query}" if query else "")
+        with httpx.Client(verify=self.trust) as client:
+            request = client.build_request(method, address, content=body or None, headers=sent)
+            if "Content-Type" not in sent:
+                request.headers.pop("Content-Type", None)
+            return client.send(request)
+
+
+@dataclass
+class RunningFiles(Reachable):
+    """A file service in this process."""
+
+    service: FileService
+    accounts: Accounts
+    loop: asyncio.AbstractEventLoop
+
+    def inside(self, function: Callable[[FileService], Result]) -> Result:
+        """What another room of the stand-in asks: in the service's own thread."""
+
+        async def run() -> Result:
+            return function(self.service)
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(20)
+
+
+def shared_key(method: str, path: str, query: str, headers: dict[str, str], length: int, account: str = ACCOUNT) -> str:
+    """The Authorization header, by the rules of "Authorize with Shared Key" and for plain header names."""
+    lower = {name.lower(): value for name, value in headers.items()} | {"content-length": str(length) if length else ""}
+    names = "content-encoding content-language content-length content-md5 content-type date if-modified-since"
+    names += " if-match if-none-match if-unmodified-since range"
+    lines = [method, *(lower.get(name, "") for name in names.split())]
+    lines += [f"{name}:{lower[name]}" for name in sorted(lower) if name.startswith("x-ms-")]
+    lines.append(f"/{account}{path}")
+    lines += [
+        f"{name}:{unquote(value)}"
+        for name, _, value in sorted(part.partition("=") for part in query.split("&") if part)
+    ]
+    signature = hmac.digest(base64.b64decode(KEY), "\n".join(lines).encode(), hashlib.sha256)
+    return f"SharedKey {account}:{base64.b64encode(signature).decode()}"
 
 
 @contextlib.contextmanager
@@ -130,7 +193,7 @@ def running_files(state: Path) -> Iterator[RunningFiles]:
         await site.start()
         port = runner.addresses[0][1]
         loop = asyncio.get_running_loop()
-        started.append(RunningFiles(service, accounts, state / "shares", port, authority, loop))
+        started.append(RunningFiles(state / "shares", port, authority, service, accounts, loop))
         ready.set()
         await loop.run_in_executor(None, stop.wait)
         await runner.cleanup()
@@ -144,3 +207,26 @@ def running_files(state: Path) -> Iterator[RunningFiles]:
     finally:
         stop.set()
         thread.join(20)
+
+
+@contextlib.contextmanager
+def files_process(state: Path) -> Iterator[tuple[Reachable, subprocess.Popen[str]]]:
+    """The same in a process of its own, which ends with the block when the block has not killed it."""
+    command = [sys.executable, "-m", "tests.files_service", str(state)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        told = json.loads(process.stdout.readline())
+        yield Reachable(state / "shares", told["port"], Path(told["certificate"])), process
+    finally:
+        process.stdin.close()
+        process.wait(20)
+        process.stdout.close()
+
+
+if __name__ == "__main__":
+    with running_files(Path(sys.argv[1])) as running:
+        print(json.dumps({"port": running.port, "certificate": str(running.certificate)}), flush=True)
+        sys.stdin.read()

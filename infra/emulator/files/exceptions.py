@@ -52,6 +52,7 @@ _CATALOGUE: dict[str, tuple[int, str]] = {
     ),
     "InvalidRange": (416, "The range specified is invalid for the current size of the resource."),
     "InvalidResourceName": (400, "The specified resource name contains invalid characters."),
+    "InvalidUri": (400, "The requested URI does not represent any resource on the server."),
     "InvalidXmlDocument": (400, "XML specified is not syntactically valid."),
     "KeyBasedAuthenticationNotPermitted": (
         403,

@@ -13,6 +13,7 @@ from infra.emulator.files.backend import WRITTEN, Backend, check_writable, exist
 from infra.emulator.files.context import Context
 from infra.emulator.files.exceptions import StorageError, error, invalid_header
 from infra.emulator.files.file_operations import describe_file
+from infra.emulator.files.share_operations import page_size
 from infra.emulator.files.tree import Entry
 
 _READ_BYTES = 1024 * 1024
@@ -194,16 +195,22 @@ def after_write(entry: Entry) -> dict[str, str]:
 
 
 async def list_ranges(backend: Backend, context: Context) -> web.Response:
-    """List Ranges: the written parts, each by its first and last byte."""
+    """List Ranges: the written parts, each by its first and last byte; in pages when marker or maxresults ask so."""
+    query = context.query
     text = _range_text(context)
     asked = None if text is None else formats.parse_range("x-ms-range", text)
+    paged = "maxresults" in query or "marker" in query
+    size, marker = page_size(query.get("maxresults")), query.get("marker") or "0"
+    if not marker.isascii() or not marker.isdigit():
+        raise error("InvalidQueryParameterValue", QueryParameterName="marker", QueryParameterValue=marker)
     entry = existing_file(backend, context)
     leases.check_given(entry.lease, context.header("x-ms-lease-id"), noun="File")
     first, end = (0, entry.size) if asked is None else bounds_of(asked, entry.size)
-    items = "".join(
-        f"<Range><Start>{begin}</Start><End>{stop - 1}</End></Range>"
-        for begin, stop in content.within(entry.properties.ranges, first, end, entry.size)
-    )
-    body = f"<Ranges>{items}</Ranges>" if items else "<Ranges />"
+    found = content.within(entry.properties.ranges, max(first, int(marker)), end, entry.size)
+    shown = found[:size] if paged else found
+    body = "".join(f"<Range><Start>{begin}</Start><End>{stop - 1}</End></Range>" for begin, stop in shown)
+    if paged:
+        body += formats.element("NextMarker", str(found[size][0]) if len(found) > size else "")
+    body = f"<Ranges>{body}</Ranges>" if body else "<Ranges />"
     headers = {**versions(entry.properties), "x-ms-content-length": str(entry.size)}
     return context.xml(formats.xml(body), headers)

@@ -18,7 +18,7 @@ from infra.emulator.files.authorization import AccountDirectory, Authorizer
 from infra.emulator.files.backend import Backend
 from infra.emulator.files.content import Bodies, Spool
 from infra.emulator.files.context import Context, check_version, new_request_id, parse_query
-from infra.emulator.files.exceptions import StorageError
+from infra.emulator.files.exceptions import StorageError, error
 from infra.emulator.files.names import check_share_name, split_path
 from infra.emulator.files.routes import operation_of
 from infra.emulator.files.shares import Shares
@@ -49,18 +49,17 @@ class FileService:
 
         Never raises for what a client sent: errors are answered in the service's XML.
         """
-        share, _, rest = unquote(path).strip("/").partition("/")
         context = Context(
             request=request,
             account=account,
-            share=share,
+            share="",
             names=(),
             query=parse_query(request.rel_url.raw_query_string),
             endpoint=_endpoint(request, account),
             request_id=new_request_id(),
         )
         try:
-            return await self._answer(context, rest)
+            return await self._answer(context, path)
         except StorageError as refusal:
             return _refuse(context, refusal)
         except ConnectionError:
@@ -69,7 +68,11 @@ class FileService:
             log.warning("%s %s: %s", request.method, request.path, problem)
             return _refuse(context, in_service_words(problem))
 
-    async def _answer(self, context: Context, rest: str) -> web.StreamResponse:
+    async def _answer(self, context: Context, path: str) -> web.StreamResponse:
+        try:
+            context.share, _, rest = unquote(path, errors="strict").strip("/").partition("/")
+        except UnicodeDecodeError:
+            raise error("InvalidUri") from None
         headers = context.request.headers
         version = headers.get("x-ms-version") or context.query.get("sv")
         if version:
