@@ -231,6 +231,12 @@ class World:
         """The local folder of the share."""
         return self.cloud.files.share_folder(ACCOUNT, SHARE)
 
+    def events(self) -> list[str]:
+        """The last events of all apps, for a failure's message."""
+        return [
+            line for path in self.cloud.state.glob("apps/*/events.log") for line in path.read_text().splitlines()[-20:]
+        ]
+
     @contextlib.asynccontextmanager
     async def http(self) -> AsyncIterator[aiohttp.ClientSession]:
         """A client that trusts the stand-in's authority."""
@@ -261,7 +267,7 @@ class World:
         """Waits until the condition holds."""
         end = time.monotonic() + seconds
         while not await condition():
-            assert time.monotonic() < end, f"not within {seconds} s: {(await self.revisions())[-1]}"
+            assert time.monotonic() < end, f"not within {seconds} s: {self.events()}"
             await asyncio.sleep(0.05)
 
 

@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 IN_PROGRESS, DELETING = "InProgress", "Deleting"
 _SECRETS, _PORTS = "containerapp-secrets", "containerapp-ports"
-# How long the service's own work seems to take; the real one takes some seconds.
-_WORK_SECONDS = 0.2
+# How long the service itself works on a request: 4 s at the least in the recordings.
+_WORK_SECONDS = 2.0
 # SIGTERM to SIGKILL when the whole stand-in stops, which has 8 s.
 _STOP_GRACE_SECONDS = 5.0
 
@@ -59,8 +59,7 @@ class ContainerApps(ResourceType):
         self.document(resource_id)
         before = self._modifiable(resource_id)
         assert before is not None
-        asked = take(body, documents.APP)
-        merged = documents.merge({name: value for name, value in before.items() if name != "systemData"}, asked)
+        merged = documents.merge({name: value for name, value in before.items() if name != "systemData"}, body)
         if "secrets" not in {name.lower() for name in (body.get("properties") or {}).get("configuration") or {}}:
             merged["properties"]["configuration"]["secrets"] = self._secrets(resource_id) or None
         answer = await self._write(call, resource_id, take(merged, documents.APP), before)
@@ -258,7 +257,7 @@ class ContainerApps(ResourceType):
 
     async def _settle(self, resource_id: ResourceId) -> None:
         """Defaults, and a new revision if the template is another one. Succeeded does not mean that it is ready."""
-        await asyncio.sleep(_WORK_SECONDS)
+        await asyncio.sleep(self._pace.quick(_WORK_SECONDS))
         document = self.document(resource_id)
         accepted = document["properties"]
         settled = documents.settled(accepted)
@@ -292,7 +291,7 @@ class ContainerApps(ResourceType):
         """start and stop: all replicas come back, or end."""
 
         async def switch() -> None:
-            await asyncio.sleep(_WORK_SECONDS)
+            await asyncio.sleep(self._pace.quick(_WORK_SECONDS))
             written = self.document(resource_id)
             written["properties"] |= {"runningStatus": running, "provisioningState": SUCCEEDED}
             self.save(resource_id, written)

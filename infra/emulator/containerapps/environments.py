@@ -16,6 +16,7 @@ from typing import Any
 from infra.emulator.containerapps import answers
 from infra.emulator.containerapps.documents import merge
 from infra.emulator.containerapps.locations import display_name, region_name
+from infra.emulator.containerapps.pace import Pace
 from infra.emulator.containerapps.profiles import PROFILE_TYPES, check_environment
 from infra.emulator.containerapps.shapes import BOOLEAN, FREE, IGNORED, INTEGER, TEXT, ListOf, Shape, choice, take
 from infra.emulator.containerapps.tokens import Tokens
@@ -128,8 +129,8 @@ STORAGE = Shape(
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(-[A-Za-z0-9]+)*")
 _STORAGE_NAME = re.compile(r"[a-z]([a-z0-9]|-(?!-))*(?<!-)")
 _NAME_LENGTH, _STORAGE_NAME_LENGTH = 60, 32
-# How long the service's own work seems to take; the real one takes a minute or two.
-_WORK_SECONDS = 0.3
+# How long the service itself works on a request: a minute or two in the recordings, shortened here.
+_WORK_SECONDS = 3.0
 _DELETING = "ScheduledForDelete"
 _ADJECTIVES = ("ambitious", "bold", "brave", "bright", "calm", "gentle", "happy", "kind", "lively", "proud", "white")
 _NOUNS = ("beach", "bush", "coast", "field", "flower", "forest", "hill", "meadow", "ocean", "river", "sky", "tree")
@@ -142,10 +143,13 @@ class ManagedEnvironments(ResourceType):
     type = "Microsoft.App/managedEnvironments"
     api_versions = answers.API_VERSIONS
 
-    def __init__(self, cloud: Cloud, tokens: Tokens, cores_in_use: Callable[[str], dict[str, float]]) -> None:
+    def __init__(
+        self, cloud: Cloud, tokens: Tokens, pace: Pace, cores_in_use: Callable[[str], dict[str, float]]
+    ) -> None:
         """`cores_in_use` gives, for the id of an environment, the cores (and GPUs) that its replicas hold now."""
         super().__init__(cloud)
         self._tokens = tokens
+        self._pace = pace
         self._cores_in_use = cores_in_use
 
     async def put(self, call: Call, resource_id: ResourceId, body: dict[str, Any]) -> Answer:
@@ -243,13 +247,13 @@ class ManagedEnvironments(ResourceType):
         return self.cloud.operations.begin(answers.ENVIRONMENT_RESULTS, str(resource_id), self._remove(resource_id))
 
     async def _settle(self, resource_id: ResourceId) -> None:
-        await asyncio.sleep(_WORK_SECONDS)
+        await asyncio.sleep(self._pace.quick(_WORK_SECONDS))
         document = self.document(resource_id)
         document["properties"]["provisioningState"] = SUCCEEDED
         self.save(resource_id, document)
 
     async def _remove(self, resource_id: ResourceId) -> None:
-        await asyncio.sleep(_WORK_SECONDS)
+        await asyncio.sleep(self._pace.quick(_WORK_SECONDS))
         self.remove(resource_id)
 
     def _settled(self, resource_id: ResourceId) -> dict[str, Any] | None:

@@ -40,8 +40,9 @@ class ContainerAppsProvider(Provider):
     def __init__(self, cloud: Cloud, pace: Pace | None = None) -> None:
         self._cloud = cloud
         self._tokens = Tokens()
-        self._apps = ContainerApps(cloud, self._tokens, pace or Pace())
-        self._environments = ManagedEnvironments(cloud, self._tokens, self._apps.cores_in_use)
+        pace = pace or Pace()
+        self._apps = ContainerApps(cloud, self._tokens, pace)
+        self._environments = ManagedEnvironments(cloud, self._tokens, pace, self._apps.cores_in_use)
         all_types: tuple[ResourceType, ...] = (
             self._environments,
             ManagedEnvironmentStorages(cloud),
