@@ -41,9 +41,10 @@ SECOND_KEY = base64.b64encode(b"s" * 64).decode()
 
 @dataclass
 class Accounts:
-    """Two accounts with the same keys; tokens are plain words."""
+    """Two accounts with the same keys; tokens are plain words, and what a test adds to `roles`."""
 
     shared_key_allowed: bool = True
+    roles: dict[str, str] = field(default_factory=lambda: {"writer": "writer", "reader": "reader"})
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     def keys(self, account: str) -> list[bytes] | None:
@@ -60,9 +61,9 @@ class Accounts:
             raise AzureError(401, "ExpiredAuthenticationToken", "expired")
         if token == "wrong-audience":
             raise AzureError(401, "InvalidAuthenticationTokenAudience", "audience")
-        if token not in ("writer", "reader"):
+        if token not in self.roles:
             raise AzureError(401, "InvalidAuthenticationToken", "unknown")
-        return token == "writer" or action == "read"
+        return self.roles[token] == "writer" or action == "read"
 
 
 @dataclass
