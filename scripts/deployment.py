@@ -272,10 +272,11 @@ def _follow(clients: Clients, group: str, name: str, progress: Callable[[Operati
 
 
 def _operations(clients: Clients, group: str, name: str) -> list[tuple[str, Operation]]:
+    """The deployment's operations on resources with their ids, in the order in which they last moved."""
     with translated(f"listing the operations of the deployment {name}"):
         raw = [item.as_dict() for item in clients.deployments.deployment_operations.list(group, name)]
     operations = []
-    for item in raw:
+    for item in sorted(raw, key=lambda item: str(item["properties"].get("timestamp", ""))):
         properties = item["properties"]
         target = properties.get("targetResource")
         if target is None:

@@ -51,6 +51,9 @@ READ_ONLY = frozenset(
     }
 )
 
+# Words that Microsoft.App takes in any case and gives back in its own.
+ANY_CASE = frozenset({"accessMode", "activeRevisionsMode", "destination", "scheme", "storageType", "transport", "type"})
+
 # What the services fill in when a template leaves it out: resource type -> path -> values that mean the default, with
 # None for any value (a version of the platform, or derived from other values). Seen in answers of the services to the
 # Azure CLI (API versions 2024-03-01 to 2025-07-01).
@@ -259,6 +262,8 @@ def _noise_reason(resource_type: str, path: str, word: str, before: Any, after: 
     if word == "Delete":
         if before in (None, "", [], {}):
             return "it is empty"
+        if isinstance(before, Mapping) and all(key in READ_ONLY or before[key] is None for key in before):
+            return "only the service can set it"
         if _is_default(resource_type, path, before):
             return "the service's own default"
     if _is_unknown(after):
@@ -285,7 +290,7 @@ def _same(name: str, before: Any, after: Any) -> bool:
     if isinstance(before, str) and isinstance(after, str):
         if name == "location":
             return before.replace(" ", "").lower() == after.replace(" ", "").lower()
-        return before.startswith("/subscriptions/") and before.lower() == after.lower()
+        return (name in ANY_CASE or before.startswith("/subscriptions/")) and before.lower() == after.lower()
     numbers = (int, float)
     if isinstance(before, numbers) != isinstance(after, numbers) and isinstance(before, str) != isinstance(after, str):
         return str(before) == str(after)

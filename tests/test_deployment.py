@@ -152,18 +152,52 @@ def test_create_makes_the_group_and_tells_of_each_resource(local: Environment, c
 
 
 def test_the_last_success_keeps_its_outputs_when_a_later_one_fails(local: Environment, clients: cloud.Clients) -> None:
-    account = own_account()
-    good = deployment.request(with_parameters(local, account=account), small_template(STORAGE), {})
+    taken = own_account()
+    neighbour = dataclasses.replace(local, resource_group=f"{local.resource_group}-2")
+    deployment.create(
+        clients, deployment.request(with_parameters(neighbour, account=taken), small_template(STORAGE), {}), Heard()
+    )
+    good = deployment.request(with_parameters(local, account=own_account()), small_template(STORAGE), {})
     outputs = deployment.create(clients, good, Heard())
-    elsewhere = dataclasses.replace(local, resource_group=f"{local.resource_group}-2")
-    bad = deployment.request(with_parameters(elsewhere, account=account), small_template(STORAGE), {})
-    heard = Heard()
-    with pytest.raises(errors.NameTaken, match=account) as caught:
-        deployment.create(clients, dataclasses.replace(bad), heard)
+    bad = deployment.request(with_parameters(local, account=taken), small_template(STORAGE), {})
+    with pytest.raises(errors.NameTaken, match=taken) as caught:
+        deployment.create(clients, bad, Heard())
     assert caught.value.code in ("StorageAccountAlreadyTaken", "StorageAccountInAnotherResourceGroup")
-    with pytest.raises(errors.NotFound, match="inferops provision local"):
-        deployment.last_outputs(clients, elsewhere)
     assert deployment.last_outputs(clients, local) == outputs
+
+
+def test_a_resource_that_fails_is_named_with_its_cause(local: Environment, clients: cloud.Clients) -> None:
+    container = {"name": "app", "image": "docker.io/library/python:3.12", "resources": {"cpu": 0.5, "memory": "1Gi"}}
+    volume = {"name": "share", "storageType": "AzureFile", "storageName": "none"}
+    broken = small_template(
+        {
+            "type": "Microsoft.App/managedEnvironments",
+            "apiVersion": "2025-07-01",
+            "name": "env",
+            "location": "[resourceGroup().location]",
+            "properties": {},
+        },
+        {
+            "type": "Microsoft.App/containerApps",
+            "apiVersion": "2025-07-01",
+            "name": "app",
+            "location": "[resourceGroup().location]",
+            "dependsOn": ["[resourceId('Microsoft.App/managedEnvironments', 'env')]"],
+            "properties": {
+                "environmentId": "[resourceId('Microsoft.App/managedEnvironments', 'env')]",
+                "template": {"containers": [container], "volumes": [volume]},
+            },
+        },
+    )
+    heard = Heard()
+    with pytest.raises(errors.DeploymentFailed, match="none") as caught:
+        deployment.create(clients, deployment.request(with_parameters(local, account=own_account()), broken, {}), heard)
+    assert caught.value.code == "ManagedEnvironmentStorageNotFound"
+    assert "[Microsoft.App/containerApps app]" in caught.value.message
+    assert [(item.resource_type, item.state) for item in heard.operations[1:]] == [
+        ("Microsoft.App/managedEnvironments", "Succeeded"),
+        ("Microsoft.App/containerApps", "Failed"),
+    ]
 
 
 def test_a_template_that_the_resource_manager_refuses(local: Environment, clients: cloud.Clients) -> None:
