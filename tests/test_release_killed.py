@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -36,7 +37,6 @@ class World:
     proxied: Target
     proxy: KillingProxy
     sources: Sources
-    stand_in: RunningStandIn
 
 
 @pytest.fixture
@@ -60,7 +60,18 @@ def world(stand_in: RunningStandIn, tmp_path: Path) -> Iterator[World]:
     with killing_proxy(address, trusted, certificate) as proxy:
         direct = Target(f"{address}/{ACCOUNT}", trusted, key, "")
         proxied = Target(f"{proxy.url}/{ACCOUNT}", certificate, key, "")
-        yield World(direct, proxied, proxy, sources, stand_in)
+        yield World(direct, proxied, proxy, sources)
+
+
+@contextlib.contextmanager
+def fresh_share(world: World) -> Iterator[ShareClient]:
+    """A share that holds the base model and nothing else."""
+    with replace(world.direct, share=f"k{uuid.uuid4().hex[:12]}").client() as share:
+        share.create_share()
+        shares.make_folders(share, [BASE])
+        shares.write_small_file(share, f"{BASE}/config.json", b"{}")
+        yield share
+        share.delete_share()
 
 
 def fork_server() -> multiprocessing.context.ForkServerContext:
@@ -123,10 +134,8 @@ def kill_everywhere(world: World, *, update: bool) -> int:
     killed = True
     while killed:
         point += 1
-        with new_share(world.stand_in, f"k{uuid.uuid4().hex[:12]}") as share:
+        with fresh_share(world) as share:
             direct = replace(world.direct, share=share.share_name)
-            shares.make_folders(share, [BASE])
-            shares.write_small_file(share, f"{BASE}/config.json", b"{}")
             old: str | None = None
             if update:
                 serve.write_bytes(b"print('one')\n")
@@ -153,7 +162,6 @@ def kill_everywhere(world: World, *, update: bool) -> int:
             assert releases.read_current(share) == releases.Current(new, True, None)
             check_whole(share, new)
             check_nothing_else(share, complete=True)
-            share.delete_share()
     return point - 1
 
 
@@ -166,7 +174,7 @@ def test_an_update_killed_after_any_request(world: World) -> None:
 
 
 def test_a_killed_deploy_frees_the_share_by_itself(world: World) -> None:
-    with new_share(world.stand_in, f"k{uuid.uuid4().hex[:12]}") as share:
+    with fresh_share(world) as share:
         proxied = replace(world.proxied, share=share.share_name)
         assert run_and_kill(world, proxied, world.sources, after=2)
         said: list[str] = []
