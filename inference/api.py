@@ -100,6 +100,8 @@ def create_api(engine: Engine, about: About) -> FastAPI:
         try:
             stream = await engine.submit(asked)
         except RequestRefused as refused:
+            if refused.parameter == "max_tokens" and body.max_tokens is None:
+                refused.parameter = "max_completion_tokens"
             raise _refusal(refused) from None
         except EngineFull as full:
             error = ErrorDetail(
@@ -164,7 +166,7 @@ def _chat_request(body: ChatCompletionRequest) -> ChatRequest:
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         seed=body.seed,
-        stop=body.stop_strings,
+        stop=tuple(body.stop or ()),
     )
 
 
@@ -266,23 +268,24 @@ def _refusal(refused: RequestRefused) -> ApiError:
     return ApiError(status, error)
 
 
-def _error_response(status: int, error: ErrorDetail, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": error.model_dump()}, status, headers)
+def _error_response(status: int, error: ErrorDetail, headers: dict[str, str] | None = None) -> Response:
+    # Escaped to ASCII, for a message may repeat a name that has half a character in it, which UTF-8 cannot carry.
+    return Response(json.dumps({"error": error.model_dump()}), status, headers, media_type="application/json")
 
 
 def _add_errors(app: FastAPI) -> None:
     """Every error leaves in OpenAI's form."""
 
     @app.exception_handler(ApiError)
-    async def api_error(_: Request, error: ApiError) -> JSONResponse:
+    async def api_error(_: Request, error: ApiError) -> Response:
         return _error_response(error.status, error.error, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
         return _error_response(400, first_problem(list(error.errors())))
 
     @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> Response:
         where = f"{request.method} {request.url.path}"
         said = {404: f"There is no {where} here.", 405: f"{where} is not possible."}.get(
             error.status_code, str(error.detail)
@@ -291,7 +294,7 @@ def _add_errors(app: FastAPI) -> None:
         return _error_response(error.status_code, detail, dict(error.headers or {}))
 
     @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+    async def unexpected(_: Request, error: Exception) -> Response:
         # Starlette raises it again after this answer, so that it is in the log with its place.
         detail = ErrorDetail(message="The server made a mistake; its log says which.", type="server_error")
         return _error_response(500, detail)

@@ -322,7 +322,7 @@ class Engine:
         asked = self.limits.default_new_tokens if request.max_tokens is None else request.max_tokens
         if asked > self.limits.max_new_tokens:
             raise RequestRefused(
-                f"{asked} tokens are more than the {self.limits.max_new_tokens} that one answer may have here.",
+                f"An answer may have {self.limits.max_new_tokens} tokens here; {asked} were asked for.",
                 "max_tokens",
                 "invalid_value",
             )

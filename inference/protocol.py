@@ -9,10 +9,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+
+def _whole_characters(text: str) -> str:
+    """JSON can escape half a character (`"\\ud800"`); no tokenizer can read it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("half_character", "Input should be valid Unicode text") from None
+    return text
+
+
+def _as_parts(content: object) -> object:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if isinstance(content, list):
+        return content
+    raise PydanticCustomError("text_or_parts", "Input should be a string or a list of text parts")
+
+
+def _as_list(value: object) -> object:
+    if value is None or isinstance(value, list):
+        return value
+    if isinstance(value, str):
+        return [value]
+    raise PydanticCustomError("text_or_list", "Input should be a string or a list of strings")
+
 
 Zero = Annotated[float, Field(ge=0, le=0)]
-NonEmpty = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, AfterValidator(_whole_characters)]
+StopText = Annotated[Text, Field(min_length=1)]
+TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class _Strict(BaseModel):
@@ -23,14 +52,16 @@ class TextPart(_Strict):
     """One part of a message; images, audio and files are not read."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(_Strict):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: Annotated[
+        list[TextPart], Field(min_length=1), BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])
+    ]
     # An answer of this API or of OpenAI's may be sent back as it came.
     refusal: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
@@ -41,8 +72,7 @@ class ChatMessage(_Strict):
     def as_template_reads(self) -> dict[str, str]:
         """Role and plain text; `developer` is OpenAI's newer word for what chat templates call `system`."""
         role = "system" if self.role == "developer" else self.role
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": role, "content": text}
+        return {"role": role, "content": "".join(part.text for part in self.content)}
 
 
 class StreamOptions(_Strict):
@@ -62,16 +92,19 @@ class ChatCompletionRequest(_Strict):
     """The body of POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    model: str | None = None
+    model: Text | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: TokenCount | None = None
+    max_completion_tokens: TokenCount | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: NonEmpty | Annotated[list[NonEmpty], Field(max_length=4)] | None = None
-    user: str | None = None
+    stop: Annotated[
+        Annotated[list[StopText], Field(max_length=4)] | None,
+        BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
+    ] = None
+    user: Text | None = None
     """Accepted as OpenAI does: it identifies the caller's user and changes no answer."""
 
     # Only the value that asks for nothing.
@@ -96,10 +129,6 @@ class ChatCompletionRequest(_Strict):
     verbosity: None = None
     service_tier: Literal["auto", "default"] | None = None
     web_search_options: None = None
-
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
 ONLY_NEUTRAL = frozenset(
@@ -204,37 +233,21 @@ class ModelList(BaseModel):
 
 def first_problem(errors: Sequence[dict[str, Any]]) -> ErrorDetail:
     """What pydantic found, as one error in OpenAI's words: the parameter, its problem, how many others there are."""
-    errors = [error for error in errors if not _is_shadowed(error, errors)]
     error = errors[0]
-    location = [part for part in error["loc"] if part != "body"]
-    # A union's branches ("str", "list[...]") stand in the location too; they mean nothing to a caller.
-    names = [part for part in location if isinstance(part, int) or part.isidentifier()]
-    names = [part for part in names if part not in ("str", "float", "int")]
+    names = [part for part in error["loc"] if part != "body"]
     parameter = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in names).lstrip(".")
-    kind, last = error["type"], names[-1] if names else ""
+    kind = error["type"]
     if kind == "json_invalid":
         return ErrorDetail(message="The body is not valid JSON.", type="invalid_request_error", code="invalid_json")
     if kind == "extra_forbidden":
         message, code = f"Unrecognized request argument supplied: {parameter}.", "unknown_parameter"
-    elif any(name in ONLY_NEUTRAL for name in names) and kind != "missing":
-        message, code = f"`{parameter}` is not supported by this server with this value.", "unsupported_parameter"
     elif kind == "missing":
         subject = f"you must provide `{parameter}`" if parameter else "the body must be a JSON object"
         message, code = f"Missing required parameter: {subject}.", "missing_required_parameter"
+    elif any(name in ONLY_NEUTRAL for name in names):
+        message, code = f"`{parameter}` is not supported by this server with this value.", "unsupported_parameter"
     else:
-        message, code = f"Invalid value for `{parameter or last or 'body'}`: {error['msg']}.", "invalid_value"
+        message, code = f"Invalid value for `{parameter or 'body'}`: {error['msg']}.", "invalid_value"
     if len(errors) > 1:
         message += f" ({len(errors) - 1} more problems)"
     return ErrorDetail(message=message, type="invalid_request_error", param=parameter or None, code=code)
-
-
-def _is_shadowed(error: dict[str, Any], errors: Sequence[dict[str, Any]]) -> bool:
-    """Whether another error says more about the same value: a deeper one in another branch of the same union."""
-    place = [part for part in error["loc"] if part != "body"][:-1]
-    branch_of_string = bool(error["loc"]) and error["loc"][-1] == "str"
-    return branch_of_string and any(len(other["loc"]) > len(error["loc"]) and _under(other, place) for other in errors)
-
-
-def _under(error: dict[str, Any], place: list[Any]) -> bool:
-    location = [part for part in error["loc"] if part != "body"]
-    return location[: len(place)] == place

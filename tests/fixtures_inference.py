@@ -197,7 +197,7 @@ class Server:
     def wait_for_port(self, seconds: float = 60) -> None:
         self._wait(seconds, lambda: self.get("/health").status_code == 200)
 
-    def wait_until(self, *statuses: str, seconds: float = 120) -> dict[str, Any]:
+    def wait_until(self, *statuses: str, seconds: float = 240) -> dict[str, Any]:
         """Poll /ready until it says one of the statuses; its whole body."""
         said: dict[str, Any] = {}
 
@@ -233,7 +233,8 @@ def environment_for(tiny: TinyModel, port: int, **variables: str) -> dict[str, s
     adapters = ",".join(f"{adapter.name}={adapter.folder}" for adapter in tiny.adapters)
     told = {"HOST": "127.0.0.1", "PORT": str(port), "INFERENCE_API_KEY": KEY, "MODEL_BASE": str(tiny.base)}
     limits = {"INFERENCE_MAX_PROMPT_TOKENS": "400", "INFERENCE_MAX_NEW_TOKENS": "100"}
-    limits |= {"INFERENCE_DEFAULT_NEW_TOKENS": "24"}
+    # The model is so small that a second thread of torch only waits for the first.
+    limits |= {"INFERENCE_DEFAULT_NEW_TOKENS": "24", "OMP_NUM_THREADS": "1"}
     return kept | told | limits | {"MODEL_ADAPTERS": adapters} | variables
 
 

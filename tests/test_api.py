@@ -1,0 +1,329 @@
+"""The API through the real openai package and raw HTTP, against a real server process."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.types.chat import ChatCompletionMessageParam
+
+from tests.fixtures_inference import BEARER, KEY, Server, server, tiny_model
+
+__all__ = ["server", "tiny_model"]
+
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "the quick brown fox"}]
+
+
+@pytest.fixture
+def client(server: Server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=server.address + "/v1", api_key=KEY, max_retries=0, timeout=30)
+
+
+def post(server: Server, body: object) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {**BEARER, "content-type": "application/json"}
+    return httpx.post(server.address + "/v1/chat/completions", content=content, headers=headers, timeout=30)
+
+
+# What the openai package sees
+
+
+def test_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["default", "other", "tiny-base"]
+    assert client.models.retrieve("other").id == "other"
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.models.retrieve("nobody")
+    assert refused.value.code == "model_not_found"
+
+
+def test_a_whole_answer(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="other", messages=QUESTION, temperature=0, max_tokens=7)
+    assert answer.model == "other"
+    assert answer.object == "chat.completion"
+    assert answer.system_fingerprint == "0123abcd", "the release that answered"
+    assert len(answer.choices) == 1
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].message.content
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 7
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 7
+
+
+def test_a_streamed_answer_is_the_whole_one(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model="default", messages=QUESTION, temperature=0, max_tokens=20)
+    stream = client.chat.completions.create(
+        model="default",
+        messages=QUESTION,
+        temperature=0,
+        max_completion_tokens=20,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert len(chunks) > 4
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage == whole.usage
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+async def test_the_async_client(server: Server) -> None:
+    async with openai.AsyncOpenAI(base_url=server.address + "/v1", api_key=KEY, max_retries=0) as client:
+        text = ""
+        stream = await client.chat.completions.create(
+            model="default", messages=QUESTION, temperature=0, max_tokens=20, stream=True
+        )
+        async for chunk in stream:
+            text += chunk.choices[0].delta.content or ""
+        whole = await client.chat.completions.create(model="default", messages=QUESTION, temperature=0, max_tokens=20)
+    assert text == whole.choices[0].message.content
+
+
+def test_a_conversation_goes_on_with_the_answer_as_it_came(client: openai.OpenAI) -> None:
+    first = client.chat.completions.create(model="default", messages=QUESTION, temperature=0, max_tokens=6)
+    # The package's own advice: append the message object.
+    messages: list[Any] = [
+        {"role": "developer", "content": "be a fox"},
+        *QUESTION,
+        first.choices[0].message,
+        {"role": "user", "content": [{"type": "text", "text": "and "}, {"type": "text", "text": "the dog"}]},
+    ]
+    second = client.chat.completions.create(model="default", messages=messages, temperature=0, max_tokens=6)
+    assert second.usage is not None
+    assert first.usage is not None
+    assert second.usage.prompt_tokens > first.usage.prompt_tokens + 6
+    plain: list[ChatCompletionMessageParam] = [
+        {"role": "system", "content": "be a fox"},
+        *QUESTION,
+        {"role": "assistant", "content": first.choices[0].message.content},
+        {"role": "user", "content": "and the dog"},
+    ]
+    same = client.chat.completions.create(model="default", messages=plain, temperature=0, max_tokens=6)
+    assert same.choices[0].message.content == second.choices[0].message.content
+
+
+def test_seed_temperature_and_stop(client: openai.OpenAI) -> None:
+    def ask(seed: int) -> str | None:
+        answer = client.chat.completions.create(
+            model="default", messages=QUESTION, temperature=1.2, top_p=0.95, seed=seed, max_tokens=20
+        )
+        return answer.choices[0].message.content
+
+    assert ask(5) == ask(5)
+    assert ask(5) != ask(6)
+    whole = client.chat.completions.create(model="default", messages=QUESTION, temperature=0, max_tokens=20)
+    text = whole.choices[0].message.content
+    assert text
+    stop = text[5:7]
+    stopped = client.chat.completions.create(
+        model="default", messages=QUESTION, temperature=0, max_tokens=20, stop=[stop, "never to be seen"]
+    )
+    assert stopped.choices[0].message.content == text[: text.index(stop)]
+    assert stopped.choices[0].finish_reason == "stop"
+
+
+def test_no_model_and_the_word_default_mean_the_default_model(server: Server) -> None:
+    answers = [
+        post(server, {"messages": QUESTION, "temperature": 0, "max_tokens": 5} | named).json()
+        for named in ({}, {"model": None}, {"model": "default"})
+    ]
+    assert {answer["model"] for answer in answers} == {"default"}
+
+
+def test_a_wrong_key(server: Server) -> None:
+    with pytest.raises(openai.AuthenticationError) as refused:
+        openai.OpenAI(base_url=server.address + "/v1", api_key="wrong", max_retries=0).models.list()
+    assert refused.value.code == "invalid_api_key"
+
+
+def test_an_unknown_model(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.chat.completions.create(model="nobody", messages=QUESTION)
+    assert refused.value.code == "model_not_found"
+    assert "default, other, tiny-base" in str(refused.value)
+
+
+# Bad requests: each is refused by name, in OpenAI's form, and the next one is answered
+
+VALID: dict[str, Any] = {"messages": QUESTION, "max_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "parameter", "code"),
+    [
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": None}, "messages", "invalid_value"),
+        ({"messages": "hello"}, "messages", "invalid_value"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "invalid_value"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_value"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "invalid_value"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages[0].content[0].type",
+            "invalid_value",
+        ),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content[0].text", "invalid_value"),
+        ({"messages": [{"role": "assistant", "content": "first"}]}, "messages", "invalid_messages"),
+        ({"messages": [{"role": "user", "content": "fox " * 900}]}, "messages", "context_length_exceeded"),
+        ({"temperature": 2.5}, "temperature", "invalid_value"),
+        ({"temperature": "hot"}, "temperature", "invalid_value"),
+        ({"temperature": float("nan")}, "temperature", "invalid_value"),
+        ({"top_p": -0.1}, "top_p", "invalid_value"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"max_tokens": 10**6}, "max_tokens", "invalid_value"),
+        ({"max_tokens": 10**400}, "max_tokens", "invalid_value"),
+        ({"max_tokens": True}, "max_tokens", "invalid_value"),
+        ({"max_completion_tokens": 3}, "max_tokens", "invalid_value"),
+        ({"seed": 2**80}, "seed", "invalid_value"),
+        ({"stop": ""}, "stop[0]", "invalid_value"),
+        ({"stop": 5}, "stop", "invalid_value"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "invalid_value"),
+        ({"stop": [1]}, "stop[0]", "invalid_value"),
+        ({"stream": "yes"}, "stream", "invalid_value"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage", "unknown_parameter"),
+        ({"n": 2}, "n", "unsupported_parameter"),
+        ({"logprobs": True}, "logprobs", "unsupported_parameter"),
+        ({"top_logprobs": 3}, "top_logprobs", "unsupported_parameter"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_parameter"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "unsupported_parameter"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
+        ({"tool_choice": "auto"}, "tool_choice", "unsupported_parameter"),
+        ({"response_format": {"type": "json_object"}}, "response_format.type", "unsupported_parameter"),
+        ({"reasoning_effort": "high"}, "reasoning_effort", "unsupported_parameter"),
+        ({"top_k": 4}, "top_k", "unknown_parameter"),
+        ({"max_token": 4}, "max_token", "unknown_parameter"),
+        ({"max-tokens": 4}, "max-tokens", "unknown_parameter"),
+        ({"\ud800": 4}, None, "invalid_value"),
+        ({"model": "\ud800"}, "model", "invalid_value"),
+        ({"model": 7}, "model", "invalid_value"),
+    ],
+)
+def test_a_bad_request(server: Server, change: dict[str, Any], parameter: str | None, code: str) -> None:
+    answer = post(server, VALID | change)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["code"]) == (400, parameter, code), error
+    assert error["type"] == "invalid_request_error"
+
+
+def test_values_that_ask_for_nothing_are_taken(server: Server) -> None:
+    neutral = {
+        "n": 1,
+        "frequency_penalty": 0,
+        "presence_penalty": 0.0,
+        "logit_bias": {},
+        "logprobs": False,
+        "response_format": {"type": "text"},
+        "tools": [],
+        "tool_choice": "none",
+        "store": False,
+        "user": "somebody",
+        "service_tier": "auto",
+        "stop": None,
+        "seed": None,
+    }
+    assert post(server, VALID | neutral).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe{}", b"[" * 5000, b'{"messages": "\xc3"}']
+)
+def test_a_body_that_is_no_request(server: Server, body: bytes) -> None:
+    answer = post(server, body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_several_problems_are_counted(server: Server) -> None:
+    error = post(server, {"messages": [], "n": 3, "top_k": 4}).json()["error"]
+    assert "2 more problems" in error["message"]
+
+
+def test_a_body_that_is_too_large(server: Server) -> None:
+    large = {"messages": [{"role": "user", "content": "x" * 3_000_000}]}
+    answer = post(server, large)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+    def chunks() -> Any:
+        for _ in range(40):
+            yield b"x" * 100_000
+
+    answer = httpx.post(server.address + "/v1/chat/completions", content=chunks(), headers=BEARER, timeout=30)
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nothing", 404),
+        ("POST", "/v1/embeddings", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("PUT", "/v1/models", 405),
+    ],
+)
+def test_what_is_not_there(server: Server, method: str, path: str, status: int) -> None:
+    answer = httpx.request(method, server.address + path, headers=BEARER, timeout=30)
+    assert answer.status_code == status
+    assert path in answer.json()["error"]["message"]
+
+
+# HTTP itself
+
+
+def test_every_answer_has_a_request_id_that_the_log_knows(server: Server) -> None:
+    answer = post(server, VALID | {"messages": [{"role": "user", "content": "a secret of mine"}]})
+    request_id = answer.headers["x-request-id"]
+    line = next(line for line in server.log().splitlines() if request_id in line)
+    assert "POST /v1/chat/completions 200" in line
+    assert "secret" not in server.log()
+
+
+def test_the_stream_as_bytes(server: Server) -> None:
+    answer = post(server, VALID | {"stream": True})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.text.endswith("data: [DONE]\n\n")
+    events = [line for line in answer.text.split("\n\n") if line]
+    assert all(event.startswith("data: ") for event in events)
+    assert "usage" not in json.loads(events[0].removeprefix("data: "))
+
+
+def test_a_caller_who_goes_away_stops_the_computing(server: Server) -> None:
+    """Ten streams and ten whole answers are left in the middle: the next request is answered as quickly as ever."""
+    address = httpx.URL(server.address)
+    for stream in (True, False):
+        body = json.dumps(VALID | {"stream": stream, "max_tokens": 100, "temperature": 1, "seed": 1}).encode()
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        for _ in range(10):
+            with socket.create_connection((address.host, address.port or 80)) as connection:
+                connection.sendall(head.encode() + body)
+                if stream:
+                    connection.recv(200)
+    # Half a body, and gone.
+    with socket.create_connection((address.host, address.port or 80)) as connection:
+        connection.sendall(head.encode() + body[:20])
+    began = time.monotonic()
+    assert post(server, VALID).status_code == 200
+    assert time.monotonic() - began < 5
+    assert "Traceback" not in server.log()
+
+
+def test_the_openapi_document_names_the_routes(server: Server) -> None:
+    document = server.get("/openapi.json", headers=BEARER).json()
+    assert {"/v1/models", "/v1/models/{model}", "/v1/chat/completions", "/health", "/ready"} == set(document["paths"])
+    responses = document["paths"]["/v1/chat/completions"]["post"]["responses"]
+    assert "422" not in responses
+    assert "4XX" in responses
