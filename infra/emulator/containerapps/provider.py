@@ -16,6 +16,7 @@ from infra.emulator.containerapps.pace import Pace
 from infra.emulator.containerapps.profiles import PROFILE_TYPES
 from infra.emulator.containerapps.revision_resources import ContainerAppReplicas, ContainerAppRevisions
 from infra.emulator.containerapps.tokens import Tokens
+from infra.emulator.containerapps.workload import Workload
 from infra.emulator.exceptions import AzureError, NotEmulated
 from infra.emulator.provider import Answer, Call, Cloud, Provider, ResourceType
 from infra.emulator.resource_id import ResourceId
@@ -90,6 +91,10 @@ class ContainerAppsProvider(Provider):
     def pages(self) -> list[dict[str, str]]:
         """Where each app is reached on this machine: name, endpoint (TLS), page (plain http, for a browser)."""
         return list(self._apps.pages())
+
+    def workload(self, app_id: ResourceId) -> Workload:
+        """The running side of an app. Raises the 404 of the resource manager."""
+        return self._apps.workload(app_id)
 
     def _stream(self, request: web.Request) -> logs.Stream:
         place = _STREAM.fullmatch(request.path)

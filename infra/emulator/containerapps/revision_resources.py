@@ -191,6 +191,8 @@ def state(revision: Revision, live: LiveRevision | None) -> dict[str, Any]:
         return _states(
             "Healthy", "Provisioned", "Degraded" if partly else "RunningAtMaxScale" if at_most else "Running"
         )
+    if not live.live and live.replicas:
+        return _states(health, "Provisioned", "Deprovisioning")
     if not live.live:
         return _states(health, "Provisioned", "ScaledToZero" if revision.ready_once else "Processing")
     if live.activating or not revision.ready_once:

@@ -293,10 +293,7 @@ class Workload:
         for record in records:
             key = record.name.lower()
             if record.active and key not in self._live:
-                live = LiveRevision(record, settings.target_port is not None, generation=_generation())
-                # Known to work: after a restart of the stand-in requests wait for it.
-                live.activating = record.ready_once and live.scale.minimum > 0
-                self._live[key] = live
+                self._live[key] = LiveRevision(record, settings.target_port is not None, generation=_generation())
             elif key in self._live:
                 self._live[key].record = record
                 self._live[key].has_ingress = settings.target_port is not None
@@ -340,7 +337,9 @@ class Workload:
             live.surplus_since = live.surplus_since or now
             if now - live.surplus_since < self._pace.quick(live.scale.cooldown_seconds):
                 wanted = count
-        if wanted > len(live.current) and not count:
+        if wanted and not live.live:
+            # Once it has been ready, requests wait for it to be so again.
+            live.activating = live.activating or live.record.ready_once
             self._tell(live, None, "KEDAScaleTargetActivated", f"Scaled revision from 0 to {wanted}")
         for _ in range(wanted - len(live.current)):
             self._begin(live, settings)
