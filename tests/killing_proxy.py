@@ -89,7 +89,11 @@ class _Request(BaseHTTPRequestHandler):
         proxy = self.server
         proxy.begin()
         try:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            length = int(self.headers.get("Content-Length") or 0)
+            body = self.rfile.read(length)
+            if len(body) != length:  # the caller died while it was sending
+                self.close_connection = True
+                return
             upstream = http.client.HTTPSConnection(
                 str(proxy.upstream.hostname), proxy.upstream.port, context=proxy.trust, timeout=30
             )
