@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -204,3 +205,85 @@ def write_certificate(file: Path) -> Path:
     )
     file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     return file
+
+
+@dataclasses.dataclass
+class Share:
+    """A file share with one file, and who signs in to it."""
+
+    environment: Environment
+    variables: dict[str, str]
+    account: str
+    name: str = "files"
+
+
+@pytest.fixture(scope="module")
+def share(stand_in: RunningStandIn) -> Share:
+    variables = {cloud.STAND_IN_VARIABLE: str(stand_in.announcement_file)}
+    own = dataclasses.replace(environment.load("local", ROOT), resource_group="rg-test-cloud-share")
+    made = Share(own, variables, f"acc{uuid.uuid4().hex[:12]}")
+    with cloud.connect(own, variables=variables) as clients:
+        make_group(clients)
+        settings: Any = {"location": "swedencentral", "kind": "StorageV2", "sku": {"name": "Standard_LRS"}}
+        clients.storage.storage_accounts.begin_create(own.resource_group, made.account, settings).result()
+        properties: Any = {"properties": {}}
+        clients.storage.file_shares.create(own.resource_group, made.account, made.name, properties)
+        clients.share(made.account, made.name).get_file_client("hello").upload_file(b"hello")
+    return made
+
+
+@pytest.fixture
+def share_owner(share: Share) -> Iterator[cloud.Clients]:
+    with cloud.connect(share.environment, variables=share.variables) as connected:
+        yield connected
+
+
+def test_who_may_list_keys_gets_at_the_share_and_its_lease(share_owner: cloud.Clients, share: Share) -> None:
+    client = share_owner.share(share.account, share.name)
+    lease = client.acquire_lease(lease_duration=15)
+    assert client.get_file_client("hello").download_file().readall() == b"hello"
+    lease.release()
+
+
+def test_who_may_not_list_keys_uses_the_token(share: Share) -> None:
+    with cloud.connect(share.environment, "what_if", variables=share.variables) as reader:
+        with pytest.raises(errors.Forbidden, match="Listing the keys"):
+            reader.account_key(share.account)
+        client = reader.share(share.account, share.name)
+        with cloud.translated("reading hello"):
+            assert client.get_file_client("hello").download_file().readall() == b"hello"
+        with pytest.raises(errors.Forbidden, match="Writing hello") as caught, cloud.translated("writing hello"):
+            client.get_file_client("hello").upload_file(b"changed")
+    assert "Storage File Data Privileged Contributor" in caught.value.next_step
+
+
+def test_a_key_that_is_given_is_used_and_a_wrong_one_is_refused(share_owner: cloud.Clients, share: Share) -> None:
+    with cloud.translated("reading hello"):
+        own = share_owner.share(share.account, share.name, key_or_sas=share_owner.account_key(share.account))
+        assert own.get_file_client("hello").download_file().readall() == b"hello"
+    wrong = share_owner.share(share.account, share.name, key_or_sas="d3Jvbmc=")
+    with pytest.raises(errors.NotSignedIn) as caught, cloud.translated("reading hello"):
+        wrong.get_file_client("hello").download_file()
+    assert (caught.value.code, caught.value.status) == ("AuthenticationFailed", 403)
+
+
+def test_missing_things_on_the_share(share_owner: cloud.Clients, share: Share) -> None:
+    client = share_owner.share(share.account, share.name)
+    cases: list[tuple[str, Callable[[], Any]]] = [
+        ("ResourceNotFound", client.get_file_client("none").get_file_properties),
+        ("ResourceNotFound", client.get_file_client("none").download_file),
+        ("ParentNotFound", lambda: client.get_file_client("a/b").upload_file(b"x")),
+        ("ShareNotFound", lambda: list(share_owner.share(share.account, "none").list_directories_and_files())),
+    ]
+    for code, call in cases:
+        with pytest.raises(errors.NotFound) as caught, cloud.translated("reading it"):
+            call()
+        assert (caught.value.code, caught.value.status) == (code, 404)
+
+
+def test_a_share_that_is_leased_is_busy(share_owner: cloud.Clients, share: Share) -> None:
+    first = share_owner.share(share.account, share.name).acquire_lease(lease_duration=15)
+    with pytest.raises(errors.Busy) as caught, cloud.translated("taking the lease on the share"):
+        share_owner.share(share.account, share.name).acquire_lease(lease_duration=15)
+    first.release()
+    assert caught.value.code == "LeaseAlreadyPresent"
