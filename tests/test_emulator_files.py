@@ -408,6 +408,10 @@ def test_copy_within_and_between_accounts(files: RunningFiles, share: ShareClien
     with pytest.raises(ResourceNotFoundError) as unauthorized:
         other.get_file_client("x").start_copy_from_url(source.url)
     assert _code(unauthorized) == (404, "CannotVerifyCopySource")
+    for source_path in ("../otherstore/copies/x", "%2E%2E/otherstore/copies/x", ".incomplete/0"):
+        headers = {"x-ms-copy-source": f"{files.url}/{source_path}"}
+        answer = files.call("PUT", f"/{share.share_name}/target", headers)
+        assert answer.status_code == 400, "no path leads out of the account"
     with pytest.raises(HttpResponseError) as elsewhere:
         target.start_copy_from_url("https://example.org/file")
     assert elsewhere.value.status_code == 501

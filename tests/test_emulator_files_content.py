@@ -229,7 +229,9 @@ def test_range_comes_from_another_file(files: RunningFiles, share: ShareClient) 
     assert _code(past) == (416, "InvalidRange")
 
 
-def test_half_a_request_changes_nothing(files: RunningFiles, share: ShareClient) -> None:
+def test_half_a_request_changes_nothing(
+    files: RunningFiles, share: ShareClient, caplog: pytest.LogCaptureFixture
+) -> None:
     client = share.get_file_client("file")
     client.create_file(2 * MIB, data=b"a" * (2 * MIB))
     for suffix, headers in (
@@ -240,6 +242,23 @@ def test_half_a_request_changes_nothing(files: RunningFiles, share: ShareClient)
     time.sleep(0.3)
     assert client.download_file().readall() == b"a" * (2 * MIB)
     assert not list((files.root / ".incomplete").iterdir())
+    assert not [record for record in caplog.records if record.levelname == "ERROR"], caplog.text
+
+
+def test_reader_that_leaves_is_no_error(
+    files: RunningFiles, share: ShareClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    share.get_file_client("large").create_file(300 * MIB)
+    path = f"/{ACCOUNT}/{share.share_name}/large"
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2026-10-06"}
+    headers["Authorization"] = shared_key("GET", path, "", headers, 0)
+    with (
+        httpx.Client(verify=files.trust) as http,
+        http.stream("GET", f"https://127.0.0.1:{files.port}{path}", headers=headers) as answer,
+    ):
+        assert len(next(answer.iter_raw())) > 0
+    time.sleep(0.5)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"], caplog.text
 
 
 def _send_half(files: Reachable, path: str, suffix: str, headers: dict[str, str], length: int) -> None:

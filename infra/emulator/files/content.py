@@ -24,7 +24,7 @@ from infra.emulator.files.exceptions import error, not_emulated
 MAXIMUM_BODY_BYTES = 4 * 1024 * 1024
 # Up to here a write to the page cache is quicker than handing it to a thread.
 SMALL_BYTES = 128 * 1024
-_LARGE_BODIES = 12
+_LARGE_BODIES = 8
 _ZEROS = bytes(1024 * 1024)
 
 Result = TypeVar("Result")
@@ -64,7 +64,9 @@ class Bodies:
         if length > MAXIMUM_BODY_BYTES:
             raise error("RequestBodyTooLarge", MaxLimit=str(MAXIMUM_BODY_BYTES))
         if length <= SMALL_BYTES:
-            yield await request.content.read()
+            small = await request.content.read()
+            _check_whole(len(small), length)
+            yield small
             return
         async with self._large:
             # In place, so that there is one copy of it and not two.
@@ -73,7 +75,13 @@ class Bodies:
             while chunk := await request.content.readany():
                 body[position : position + len(chunk)] = chunk
                 position += len(chunk)
+            _check_whole(position, length)
             yield body
+
+
+def _check_whole(received: int, promised: int) -> None:
+    if received != promised:
+        raise ConnectionResetError(f"{received} of {promised} bytes of the body were received")
 
 
 async def work(size: int, function: Callable[[], Result]) -> Result:

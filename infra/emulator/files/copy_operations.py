@@ -27,7 +27,7 @@ from infra.emulator.files.backend import (
 from infra.emulator.files.context import Context
 from infra.emulator.files.exceptions import error, invalid_header, not_emulated
 from infra.emulator.files.file_operations import check_replaceable, place_file
-from infra.emulator.files.names import split_path
+from infra.emulator.files.names import check_share_name, split_path
 from infra.emulator.files.range_operations import after_write, bounds_of, write_range
 from infra.emulator.files.tree import Entry, Location, Place, Properties
 
@@ -245,4 +245,5 @@ def _source_place(backend: Backend, context: Context, header: str, need: Need) -
         raise not_emulated("share snapshots (sharesnapshot)")
     backend.authorizer.check_source(context, account, path, parts.query, need)
     share, _, rest = path.partition("/")
+    check_share_name(share)
     return Place(account, share, split_path(rest, context.flag("x-ms-source-allow-trailing-dot")))

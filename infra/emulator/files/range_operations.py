@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import os
 
 from aiohttp import web
@@ -15,6 +16,8 @@ from infra.emulator.files.exceptions import StorageError, error, invalid_header
 from infra.emulator.files.file_operations import describe_file
 from infra.emulator.files.share_operations import page_size
 from infra.emulator.files.tree import Entry
+
+log = logging.getLogger(__name__)
 
 _READ_BYTES = 1024 * 1024
 _MD5_RANGE_BYTES = 4 * 1024 * 1024
@@ -89,16 +92,19 @@ async def _stream(
     position, end = bounds
     response = web.StreamResponse(status=status, headers=context.headers(headers))
     response.content_length = end - position
-    await response.prepare(context.request)
-    while position < end:
-        piece = await asyncio.to_thread(os.pread, descriptor, min(_READ_BYTES, end - position), position)
-        if not piece:
-            # A local process cut the file short: what was promised cannot be sent, and the client must notice.
-            if context.request.transport is not None:
-                context.request.transport.abort()
-            break
-        await response.write(piece)
-        position += len(piece)
+    try:
+        await response.prepare(context.request)
+        while position < end:
+            piece = await asyncio.to_thread(os.pread, descriptor, min(_READ_BYTES, end - position), position)
+            if not piece:
+                # A local process cut the file short: what was promised cannot be sent, and the client must notice.
+                if context.request.transport is not None:
+                    context.request.transport.abort()
+                break
+            await response.write(piece)
+            position += len(piece)
+    except ConnectionError:
+        log.info("GET %s: the client went away after %d bytes", context.request.path, position - bounds[0])
     return response
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import aiohttp
 from aiohttp import web
 
 from infra.emulator.files import formats, leases
@@ -62,8 +63,10 @@ class FileService:
             return await self._answer(context, path)
         except StorageError as refusal:
             return _refuse(context, refusal)
-        except ConnectionError:
-            raise
+        except (ConnectionError, aiohttp.ClientError) as problem:
+            # Nothing was changed, and nobody is there to be told.
+            log.info("%s %s: the client went away: %s", request.method, request.path, problem)
+            return _refuse(context, error("InvalidInput"))
         except OSError as problem:
             log.warning("%s %s: %s", request.method, request.path, problem)
             return _refuse(context, in_service_words(problem))
