@@ -126,12 +126,21 @@ def what_if(clients: Clients, asked: Request) -> Mapping[str, Any]:
             body = {"location": asked.location, "properties": {**_properties_with_group(asked, name), **options}}
             poller = clients.deployments.deployments.begin_what_if_at_subscription_scope(name, body)
         result = poller.result().as_dict()
-    # A preview that fails ends with status 200, which the SDK takes for success.
+    return preview_of(result, asked.environment)
+
+
+def preview_of(result: Mapping[str, Any], environment: str) -> Mapping[str, Any]:
+    """The properties of a what-if operation's result. Raises CloudError when the preview failed.
+
+    That ends with HTTP status 200 too, which the SDK takes for success.
+    """
     if result.get("status") != "Succeeded" or result.get("error"):
-        cause = {"error": result.get("error")}
-        fallback = f"it ended as {result.get('status')}"
         raise service_errors.from_body(
-            f"previewing the changes to {asked.environment}", cause, None, fallback=fallback, otherwise=FAILED
+            f"previewing the changes to {environment}",
+            {"error": result.get("error")},
+            None,
+            fallback=f"it ended as {result.get('status')}",
+            otherwise=FAILED,
         )
     properties: Mapping[str, Any] = result.get("properties") or {}
     return properties

@@ -359,8 +359,11 @@ def _read_environment(file: Path, shown: str, problems: list[Problem]) -> Any:
         message = f"it is not YAML: {error.problem or error.context}"
         problems.append(Problem(shown, place, None, message, "Correct the line, or the one above it"))
         return None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:  # Characters or brackets that no such file needs.
         problems.append(Problem(shown, "", None, f"it is not YAML: {error}", "Correct the file"))
+        return None
+    except OSError as error:
+        problems.append(Problem(shown, "", None, f"it cannot be read: {error.strerror}", "Make it a readable file"))
         return None
     if node is None:
         required = ", ".join(SCHEMA["required"])

@@ -59,8 +59,11 @@ def _read(file: Path, shown: str, problems: list[Problem]) -> dict[str, dict[str
         twice.extend(key for key in result if keys.count(key) > 1)
         return result
 
+    def no_number(word: str) -> None:
+        raise ValueError(f"{word} is no JSON value")
+
     try:
-        document = json.loads(file.read_bytes().decode("utf-8-sig"), object_pairs_hook=unique)
+        document = json.loads(file.read_bytes().decode("utf-8-sig"), object_pairs_hook=unique, parse_constant=no_number)
     except FileNotFoundError:
         problems.append(Problem(shown, "", None, "the file is missing", 'Write at least: {"parameters": {}}'))
         return {}
@@ -70,6 +73,12 @@ def _read(file: Path, shown: str, problems: list[Problem]) -> dict[str, dict[str
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         problems.append(Problem(shown, place, None, f"it is not JSON: {error.msg}", "Correct the line"))
+        return {}
+    except (ValueError, RecursionError) as error:  # A number that is none, or brackets without end.
+        problems.append(Problem(shown, "", None, f"it is not JSON: {error}", "Correct the file"))
+        return {}
+    except OSError as error:
+        problems.append(Problem(shown, "", None, f"it cannot be read: {error.strerror}", "Make it a readable file"))
         return {}
     problems += [Problem(shown, key, None, "the key stands here twice", "Remove one of the two") for key in twice]
     parameters = document.get("parameters") if isinstance(document, dict) else None

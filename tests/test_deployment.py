@@ -137,6 +137,20 @@ def test_a_preview_without_the_resource_group_shows_it_and_makes_nothing(
     assert not reader.resources.resource_groups.check_existence(local.resource_group)
 
 
+def test_a_preview_that_failed_is_an_error_although_its_status_is_200() -> None:
+    error = {
+        "code": "DeploymentWhatIfResourceError",
+        "message": "The request to predict template deployment changes to scope 'rg' has failed.",
+        "details": [{"code": "AccountNameInvalid", "message": "A! is not a valid storage account name."}],
+    }
+    with pytest.raises(errors.DeploymentFailed, match="A! is not a valid") as caught:
+        deployment.preview_of({"status": "Failed", "error": error}, "dev")
+    assert caught.value.code == "AccountNameInvalid"
+    with pytest.raises(errors.DeploymentFailed, match="it ended as Canceled"):
+        deployment.preview_of({"status": "Canceled"}, "dev")
+    assert deployment.preview_of({"status": "Succeeded", "properties": {"changes": []}}, "dev") == {"changes": []}
+
+
 def test_create_makes_the_group_and_tells_of_each_resource(local: Environment, clients: cloud.Clients) -> None:
     account = own_account()
     asked = deployment.request(with_parameters(local, account=account), small_template(STORAGE), {})

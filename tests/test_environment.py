@@ -10,6 +10,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from scripts import cloud, environment
 from scripts.errors import BadInput, Problem
@@ -170,6 +172,9 @@ def test_every_problem_is_told_at_once(root: Path) -> None:
     [
         ("", "", "the file is empty"),
         ("cloud: azure\n  location: x\n", "line 2, column 11", "it is not YAML: mapping values are not allowed here"),
+        ("[" * 2_000, "", "it is not YAML: maximum recursion"),
+        ("cloud: \x01", "", "it is not YAML: unacceptable character"),
+        ("cloud: *none", "line 1, column 8", "it is not YAML: found undefined alias"),
         ("- cloud\n", "line 1", "must be a mapping of keys, not a list"),
         (VALID + "cloud: azure\n", "line 17, cloud", "the key stands here twice"),
         (VALID.replace("rg-inference-dev", "rg."), "line 3, resource_group", "must have 1 to 90 letters"),
@@ -186,6 +191,24 @@ def test_one_problem_of_environment_yaml(root: Path, text: str, where: str, mess
     (problem,) = problems_of(root)
     assert (problem.file, problem.where) == ("environments/dev/environment.yaml", where)
     assert problem.message.startswith(message)
+
+
+@given(
+    text=st.one_of(
+        st.text(),
+        # A valid file with something cut out and something else put in.
+        st.tuples(
+            st.integers(0, len(VALID)), st.integers(0, 30), st.text(alphabet=":-{}[]'\"&*!|>#%@ \n\tab01", max_size=8)
+        ).map(lambda cut: VALID[: cut[0]] + cut[2] + VALID[cut[0] + cut[1] :]),
+    )
+)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_is_an_environment_or_bad_input_with_places(root: Path, text: str) -> None:
+    (root / "environments/dev/environment.yaml").write_text(text, encoding="utf-8", errors="surrogatepass")
+    try:
+        environment.load("dev", root)
+    except BadInput as error:
+        assert all(problem.file and problem.message and problem.next_step for problem in error.problems)
 
 
 def test_a_file_that_is_no_text(root: Path) -> None:
