@@ -15,7 +15,7 @@ from infra.emulator.resourcemanager.filters import matches
 from infra.emulator.resourcemanager.groups import ResourceGroups
 from infra.emulator.resourcemanager.jobs import RETRY_AFTER, Jobs, as_document, from_document
 from infra.emulator.resourcemanager.namespaces import Namespaces
-from infra.emulator.resourcemanager.records import ACTIVE, CANCELED, SUCCEEDED, Record, Records
+from infra.emulator.resourcemanager.records import ACTIVE, CANCELED, FAILED, SUCCEEDED, Record, Records
 from infra.emulator.resourcemanager.requests import DeploymentRequest, Plan, lay_out
 from infra.emulator.resourcemanager.resources import Resources
 from infra.emulator.resourcemanager.subscriptions import Subscriptions
@@ -57,8 +57,13 @@ class Deployments:
             for name, value in asked["values"].items():
                 parameters.setdefault(name, {"value": value})
             body = asked["body"] | {"properties": asked["body"]["properties"] | {"parameters": parameters}}
-            request = requests.read(asked["name"], asked["group"], body, Positions())
-            template = self._laid_out(request, call, record["started"])
+            try:
+                request = requests.read(asked["name"], asked["group"], body, Positions())
+                template = self._laid_out(request, call, record["started"])
+            except AzureError as problem:
+                record["document"]["properties"] |= {"provisioningState": FAILED, "error": problem.as_dict()}
+                self._records.save(record)
+                continue
             self._begin(call, record, template, taken_up=True)
 
     async def handle(
@@ -261,6 +266,17 @@ class Deployments:
     async def _delete_now(self, stored: dict[str, Any]) -> Answer:
         self._records.remove(stored["deployment"])
         return Answer(204)
+
+    async def cancel_all(self, group: str) -> None:
+        """Cancels what goes on in a group, or was begun there and goes on elsewhere."""
+        for record in self._records.below(self._groups.id(group)):
+            if record["document"]["properties"]["provisioningState"] in ACTIVE and "root" not in record:
+                await self._cancel(record["document"]["id"])
+
+    def forget_all(self, group: str) -> None:
+        """Forgets the history of a group."""
+        for record in self._records.below(self._groups.id(group)):
+            self._records.remove(record["document"]["id"])
 
     async def _cancel(self, deployment_id: str) -> Answer:
         record = self._found(deployment_id)

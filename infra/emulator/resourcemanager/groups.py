@@ -1,31 +1,24 @@
-"""Resource groups: create, change, list, and delete with everything in them."""
+"""Resource groups: create, change, list. What is in them is not known here."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from infra.emulator.exceptions import AzureError
-from infra.emulator.provider import Answer, Call, Cloud
+from infra.emulator.provider import Answer, Cloud
 from infra.emulator.resourcemanager import regions
 from infra.emulator.resourcemanager.filters import matches
-from infra.emulator.resourcemanager.jobs import Jobs, as_document, from_document
-
-if TYPE_CHECKING:
-    from infra.emulator.resourcemanager.resources import Resources
 
 TYPE = "Microsoft.Resources/resourceGroups"
 _NAME = re.compile(r"[\w\-.()]{1,90}(?<!\.)")
-_DELETION = "resource-group-deletion"
 
 
 class ResourceGroups:
     """The groups of the subscription, in the store under kind "resource-group" and the id in lower case."""
 
-    def __init__(self, cloud: Cloud, jobs: Jobs) -> None:
-        self._cloud, self._jobs = cloud, jobs
-        self.resources: Resources
-        jobs.add(_DELETION, self._delete_contents)
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
 
     def id(self, name: str) -> str:
         """The id of a group, whether it is there or not."""
@@ -101,31 +94,15 @@ class ResourceGroups:
             self._save(document)
         return Answer(200, document)
 
-    def delete(self, call: Call, name: str) -> Answer:
-        """202 with the address to poll. Meanwhile the group is there and says Deleting."""
+    def mark(self, name: str, state: str) -> None:
+        """Sets the provisioning state: Deleting, Succeeded. Raises AzureError ResourceGroupNotFound."""
         document = self.document(name)
-        document["properties"]["provisioningState"] = "Deleting"
+        document["properties"]["provisioningState"] = state
         self._save(document)
-        scope = f"/subscriptions/{self._cloud.subscription}"
-        return self._jobs.begin(_DELETION, call, scope, {"group": document["name"], "call": as_document(call)})
 
-    async def _delete_contents(self, request: dict[str, Any]) -> Answer:
-        name = request["group"]
-        if self.exists(name):
-            try:
-                await self.resources.delete_all(from_document(request["call"]), name)
-            except AzureError:
-                document = self.document(name)
-                document["properties"]["provisioningState"] = "Succeeded"
-                self._save(document)
-                raise
-            prefix = self.id(name).lower()
-            with self._cloud.store.transaction():
-                for kind in ("deployment", "deployment-operation", "deployment-status"):
-                    for key, _ in self._cloud.store.items(kind, prefix + "/"):
-                        self._cloud.store.delete(kind, key)
-                self._cloud.store.delete("resource-group", prefix)
-        return Answer(200)
+    def remove(self, name: str) -> None:
+        """Forgets the group."""
+        self._cloud.store.delete("resource-group", self.id(name).lower())
 
     def _save(self, document: dict[str, Any]) -> None:
         self._cloud.store.put("resource-group", document["id"].lower(), document)

@@ -104,15 +104,15 @@ class Namespaces:
                 400,
                 "NoRegisteredProviderFound",
                 f"No registered resource provider found for location '{location}' and API version '{api_version}' for"
-                f" type '{name}'. The supported api-versions are '{', '.join(found.api_versions)}'. The supported"
-                f" locations are '{', '.join(region for region, _, _ in REGIONS)}'.",
+                f" type '{name}'. The supported api-versions are '{', '.join(sorted(found.api_versions))}'. The"
+                f" supported locations are '{', '.join(region for region, _, _ in REGIONS)}'.",
                 from_gateway=True,
             )
         raise AzureError(
             404,
             "InvalidResourceType",
             f"The resource type '{name}' could not be found in the namespace '{namespace}' for api version"
-            f" '{api_version}'. The supported api-versions are '{','.join(found.api_versions)}'.",
+            f" '{api_version}'. The supported api-versions are '{','.join(sorted(found.api_versions))}'.",
             from_gateway=True,
         )
 

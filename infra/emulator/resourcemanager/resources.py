@@ -136,15 +136,12 @@ class Resources:
         return [(known, resource_id) for known, resource_id, _ in found]
 
     def _readable(self, call: Call, resource_id: ResourceId) -> tuple[ResourceType, ResourceId]:
-        if resource_id.resource_group is not None:
-            self._groups.document(resource_id.resource_group)
+        self._groups.document(_group(resource_id))
         resource_id = self.canonical(resource_id)
-        known = self._namespaces.type(resource_id.type, call.api_version)
-        return known, resource_id
+        return self._namespaces.type(resource_id.type, call.api_version), resource_id
 
     def _writable(self, call: Call, resource_id: ResourceId, body: Any) -> tuple[ResourceType, ResourceId]:
-        if resource_id.resource_group is not None:
-            self._groups.writable(resource_id.resource_group)
+        self._groups.writable(_group(resource_id))
         resource_id = self.canonical(resource_id)
         location = body.get("location") if isinstance(body, dict) else None
         known = self._namespaces.type(resource_id.type, call.api_version, location)
@@ -202,6 +199,14 @@ def error_of(status: int, document: dict[str, Any]) -> AzureError:
 
 def _is_tracked(resource_id: ResourceId) -> bool:
     return len(resource_id.types) == 1
+
+
+def _group(resource_id: ResourceId) -> str:
+    """Every type that is emulated lives in resource groups. Raises AzureError for an id that names none."""
+    if resource_id.resource_group is None:
+        message = f"The resource '{resource_id}' must be in a resource group: its type is not deployed elsewhere."
+        raise AzureError(400, "MissingResourceGroup", message, from_gateway=True)
+    return resource_id.resource_group
 
 
 def _group_of(within: str) -> str | None:

@@ -13,12 +13,14 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from infra.emulator.exceptions import AzureError, NotEmulated
+from infra.emulator.operations import IN_PROGRESS
 from infra.emulator.provider import Answer, Call, Cloud, Principal, Provider
 from infra.emulator.resource_id import ResourceId
 from infra.emulator.resourcemanager import authorization
+from infra.emulator.resourcemanager.deletion import GroupDeletion
 from infra.emulator.resourcemanager.deployments import Deployments
 from infra.emulator.resourcemanager.groups import ResourceGroups
-from infra.emulator.resourcemanager.jobs import Jobs
+from infra.emulator.resourcemanager.jobs import RETRY_AFTER, Jobs
 from infra.emulator.resourcemanager.namespaces import RESOURCES, Namespaces, check_resources_api_version
 from infra.emulator.resourcemanager.resources import Resources
 from infra.emulator.resourcemanager.subscriptions import Subscriptions
@@ -49,12 +51,12 @@ class ResourceManager:
         self._jobs = Jobs(cloud.store, cloud.operations)
         self._subscriptions = Subscriptions(cloud)
         self._namespaces = Namespaces(cloud, providers)
-        self._groups = ResourceGroups(cloud, self._jobs)
+        self._groups = ResourceGroups(cloud)
         self._resources = Resources(cloud, self._namespaces, self._groups)
-        self._groups.resources = self._resources
         self._deployments = Deployments(
             cloud, self._jobs, self._subscriptions, self._namespaces, self._groups, self._resources
         )
+        self._deletion = GroupDeletion(cloud, self._jobs, self._groups, self._resources, self._deployments)
 
     async def start(self) -> None:
         """Starts the providers, then takes up what was going on before: deletions, what-ifs, deployments."""
@@ -73,7 +75,7 @@ class ResourceManager:
         correlation = request.headers.get("x-ms-correlation-request-id") or str(uuid.uuid4())
         try:
             answer = await self._answer(request, correlation)
-            status, headers = answer.status, dict(answer.headers)
+            status, headers = answer.status, _retry_after(answer) | dict(answer.headers)
             data = None if answer.body is None else _json(answer.body)
         except AzureError as problem:
             status, headers = problem.status, dict(problem.headers)
@@ -174,7 +176,7 @@ class ResourceManager:
         if method == "PATCH":
             return self._groups.patch(name, request.body)
         if method == "DELETE":
-            return self._groups.delete(request.call, name)
+            return self._deletion.begin(request.call, name)
         raise _not_allowed(method)
 
     def _listed(self, request: _Request, within: str) -> Answer:
@@ -333,6 +335,12 @@ def _common_headers(request: web.Request, status: int, correlation: str) -> dict
     if client_id is not None and request.headers.get("x-ms-return-client-request-id", "").lower() == "true":
         headers["x-ms-client-request-id"] = client_id
     return headers
+
+
+def _retry_after(answer: Answer) -> dict[str, str]:
+    """When to ask again about work that goes on, where the provider does not say: clients wait half a minute then."""
+    going_on = isinstance(answer.body, dict) and answer.body.get("status") == IN_PROGRESS
+    return RETRY_AFTER if going_on or answer.status == 202 or "Azure-AsyncOperation" in answer.headers else {}
 
 
 def _not_allowed(method: str) -> AzureError:
