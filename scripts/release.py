@@ -110,7 +110,7 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Package:
-    """A release with everything that it needs from this machine. key_of says which key named a folder on the share."""
+    """A release with everything that it needs from this machine."""
 
     release: Release
     code: tuple[LocalFile, ...]
