@@ -4,7 +4,7 @@ The JSON beside the Bicep file is used when it was made from that file: the two 
 the form that `sha256sum --check` reads. Otherwise a `bicep` on PATH compiles afresh. Knows no environment, no parameter
 values and no network.
 
-`python -m scripts.template` compiles and writes the JSON and its hashes.
+`make template` runs this module, which compiles and writes the JSON and its hashes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BICEP = FOLDER / "inference.bicep"
 COMPILED = FOLDER / "inference.json"
 HASHES = FOLDER / "inference.sha256"
 
-WRITE_COMMAND = "python -m scripts.template"
+WRITE_COMMAND = "make template"
 COMPILE_TIMEOUT_SECONDS = 120
 
 # The form of every Bicep diagnostic: PATH(LINE,COLUMN) : LEVEL CODE: MESSAGE
@@ -103,7 +103,7 @@ def compile_bicep(root: Path) -> str:
     command = [compiler, "build", str(BICEP), "--stdout"]
     try:
         # A list and no shell: nothing of the command comes from outside the repository.
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             command,
             cwd=root,
             capture_output=True,
