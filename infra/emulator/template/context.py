@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -62,20 +63,26 @@ class Runtime(Protocol):
 
 
 class Depth:
-    """How deep the evaluation is at the moment; shared by all contexts of one evaluation."""
+    """How deep the evaluation is at the moment, about in Python's stack frames; shared by all contexts of one template.
 
-    LIMIT = 200
+    So a template ends in an error of its own, wherever in a program it is evaluated, and not with Python's stack.
+    """
+
+    LIMIT = 600
 
     def __init__(self) -> None:
         self.now = 0
 
-    def enter(self) -> None:
-        if self.now >= self.LIMIT:
-            raise ExpressionError(f"The evaluation is nested more than {self.LIMIT} levels deep.")
-        self.now += 1
-
-    def leave(self) -> None:
-        self.now -= 1
+    @contextmanager
+    def within(self, frames: int) -> Iterator[None]:
+        """A step that takes that many frames. Raises ExpressionError where it would lead too deep."""
+        if self.now + frames > self.LIMIT:
+            raise ExpressionError("The evaluation is nested too deeply.")
+        self.now += frames
+        try:
+            yield
+        finally:
+            self.now -= frames
 
 
 @dataclass(frozen=True)

@@ -94,4 +94,4 @@ def bounded() -> Iterator[None]:
     try:
         yield
     except RecursionError:
-        raise invalid_template("The template is nested too deeply to be evaluated.") from None
+        raise invalid_template("The template is nested too deeply.") from None

@@ -26,13 +26,10 @@ def evaluate_value(value: Value, context: Context) -> Value:
         return evaluate_text(value, context)
     if not isinstance(value, (list, dict)):
         return value
-    context.depth.enter()
-    try:
+    with context.depth.within(3):
         if isinstance(value, list):
             return [evaluate_value(item, context) for item in value]
         return _evaluate_object(value, context)
-    finally:
-        context.depth.leave()
 
 
 def evaluate_text(text: str, context: Context) -> Value:
@@ -46,18 +43,13 @@ def evaluate(node: Node, context: Context) -> Value:
     """The value of an expression. Raises ExpressionError."""
     if isinstance(node, Literal):
         return node.value
-    context.depth.enter()
-    try:
+    with context.depth.within(2):
         if isinstance(node, Access):
             base, key = evaluate(node.base, context), evaluate(node.key, context)
             if isinstance(base, Unevaluated) or isinstance(key, Unevaluated):
                 return Unevaluated(Access(as_node(base), as_node(key)))
             return access(base, key)
-        if node.namespace is not None:
-            return _user_call(node, context)
-        return _call(node, context)
-    finally:
-        context.depth.leave()
+        return _user_call(node, context) if node.namespace is not None else _call(node, context)
 
 
 def rendered(value: Value) -> Value:
@@ -86,7 +78,8 @@ def _call(node: Call, context: Context) -> Value:
     if function is None:
         raise ExpressionError(f"The template function '{node.name}' is not valid.")
     if function.lazy is not None:
-        return function.lazy(node, context, evaluate)
+        with context.depth.within(4):
+            return function.lazy(node, context, evaluate)
     check_count(function.name, function.minimum, function.maximum, node.arguments)
     given = [evaluate(argument, context) for argument in node.arguments]
     if context.partial and any(unknown(value) for value in given):
@@ -146,7 +139,8 @@ def _user_call(node: Call, context: Context) -> Value:
     )
     # A function of the template sees no loop, no lambda variable and no deployed resource of its caller.
     inner = replace(context, names=names, runtime=None, loops={}, lambda_variables={}, in_default=False)
-    return evaluate_value(function.output, inner)
+    with context.depth.within(2):
+        return evaluate_value(function.output, inner)
 
 
 def _evaluate_object(value: Mapping[str, Value], context: Context) -> Value:

@@ -95,7 +95,8 @@ class TemplateNames:
             raise ExpressionError(f"The template {kind} '{name}' refers to itself: {chain}.")
         self._asked.append(key)
         try:
-            self._known[key] = evaluate_value(value, context)
+            with context.depth.within(5):
+                self._known[key] = evaluate_value(value, context)
         finally:
             self._asked.pop()
         return self._known[key]

@@ -18,7 +18,10 @@ _USAGE = "Please see https://aka.ms/arm-create-parameter-file for usage details.
 def given_values(
     parameters: Mapping[str, Any], definitions: Mapping[str, Any], types: Types
 ) -> tuple[dict[str, Given], list[TemplateError]]:
-    """The values in the `parameters` of a deployment, and what is wrong with them; null counts as not given."""
+    """The values in the `parameters` of a deployment, and what is wrong with them; null counts as not given.
+
+    Raises NotSupported for a reference to a key vault.
+    """
     given: dict[str, Given] = {}
     problems: list[TemplateError] = []
     for name, parameter in parameters.items():
@@ -27,7 +30,7 @@ def given_values(
             problems.append(TemplateError("InvalidRequestContent", message, target=name))
         elif parameter.get("reference") is not None:
             message = f"The parameter '{name}' is a Key Vault reference; a reference to a key vault is not supported."
-            problems.append(NotSupported(message, target=name))
+            raise NotSupported(message, target=name)
         elif parameter.get("value") is not None:
             value, known = parameter["value"], find_key(definitions, name)
             secure = known is not None and types.secure(definitions[known])

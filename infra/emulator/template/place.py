@@ -9,7 +9,6 @@ from infra.emulator.template.errors import TemplateError, invalid_template
 from infra.emulator.template.json_text import Path, Positions, path_text
 from infra.emulator.template.values import Value
 
-
 _SHORTEST_SECRET = 4
 """Characters from which on a secret is taken out of messages; shorter ones would take half the message with them."""
 
