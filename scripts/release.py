@@ -146,7 +146,7 @@ def prepare(
             return ""
         if not any(file.entry.path == mark for file in files):
             advice = f"Name a folder that has one as {key} of the environment."
-            problems.append(Problem(str(where), "", None, f"the folder has no {mark}", advice))
+            problems.append(Problem(share_module.shown(where), "", None, f"the folder has no {mark}", advice))
         bundle = Bundle(f"{ADAPTERS}/{name}/{_hash([_identity(file.entry) for file in files])}", files)
         bundles.append(bundle)
         return bundle.folder

@@ -392,7 +392,7 @@ def _walk(target: str, source: Path, ignore: Sequence[str], problems: list[Probl
         if stat.S_ISDIR(mode):
             names = sorted(child.name for child in source.iterdir())
     except FileNotFoundError:
-        problems.append(Problem(str(source), "", None, "there is no such file or folder", "Name one that exists."))
+        problems.append(Problem(shown(source), "", None, "there is no such file or folder", "Name one that exists."))
         return
     except OSError as error:
         problems.append(_unreadable(source, error))
@@ -407,10 +407,12 @@ def _walk(target: str, source: Path, ignore: Sequence[str], problems: list[Probl
         points_to = str(source.readlink())
         message = "is a symbolic link, which a release cannot carry"
         problems.append(
-            Problem(str(source), "", points_to, message, "Replace the link by a copy of the file, or remove it.")
+            Problem(shown(source), "", points_to, message, "Replace the link by a copy of the file, or remove it.")
         )
     else:
-        problems.append(Problem(str(source), "", None, "is neither a file nor a folder", "Remove it from the folder."))
+        problems.append(
+            Problem(shown(source), "", None, "is neither a file nor a folder", "Remove it from the folder.")
+        )
 
 
 def _read_entry(path: str, local: Path) -> FileEntry:
@@ -425,7 +427,7 @@ def _read_entry(path: str, local: Path) -> FileEntry:
 
 def _name_problems(path: str, local: Path) -> Iterator[Problem]:
     def problem(value: str, message: str) -> Problem:
-        return Problem(_printable(str(local)), "", _printable(value), message, "Rename it.")
+        return Problem(shown(local), "", _printable(value), message, "Rename it.")
 
     if len(path) > _LONGEST_PATH:
         yield problem(f"{len(path)} characters", f"the path is longer than the {_LONGEST_PATH} that Azure Files holds")
@@ -465,7 +467,7 @@ def _case_collisions(files: Iterable[LocalFile]) -> Iterator[Problem]:
             first, *others = sorted(variants)
             for other in others:
                 yield Problem(
-                    _printable(str(variants[other])),
+                    shown(variants[other]),
                     "",
                     _printable(other),
                     f"differs only in case from {_printable(first)}, and Azure Files does not tell them apart",
@@ -505,12 +507,12 @@ def _is_missing(error: CloudError) -> bool:
 
 def _unreadable(path: Path, error: OSError) -> Problem:
     reason = (error.strerror or str(error)).lower()
-    return Problem(_printable(str(path)), "", None, f"cannot be read: {reason}", "Make it readable, or remove it.")
+    return Problem(shown(path), "", None, f"cannot be read: {reason}", "Make it readable, or remove it.")
 
 
 def _changed(file: LocalFile) -> InferopsError:
     return InferopsError(
-        f"{file.source} changed while it was being uploaded; the release in use was not touched.",
+        f"{shown(file.source)} changed while it was being uploaded; the release in use was not touched.",
         "Run the same command again when nothing writes to the folder.",
     )
 
@@ -521,6 +523,12 @@ def _join(folder: str, name: str) -> str:
 
 def _base64_md5(content: bytes) -> str:
     return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+
+
+def shown(path: Path) -> str:
+    """A path as the person knows it: from where the command runs, and whole when it lies elsewhere."""
+    here = Path.cwd()
+    return _printable(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def _printable(text: str) -> str:
