@@ -61,10 +61,8 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     as_json = "--json" in sys.argv
     try:
-        inferops.main(standalone_mode=False)
-        code = 0
-    except click.exceptions.Exit as ended:
-        code = ended.exit_code
+        # Without standalone mode click returns the code of an early exit, and nothing (None) of a verb that ended.
+        code = inferops.main(standalone_mode=False) or 0
     except click.ClickException as wrong:
         wrong.show()
         code = 2

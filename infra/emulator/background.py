@@ -91,7 +91,7 @@ def tell() -> int:
     for app in apps:
         print(
             f"\nEndpoint  {app['endpoint']}"
-            f"\nPage      {app['page']}   (any user name; the password is the key: cat {key})"
+            f"\nPage      {app['page']}   (opens with the key: cat {key})"
             f"\nCall      curl --cacert {certificate} {app['endpoint']}/v1/chat/completions \\"
             f'\n            -H "Authorization: Bearer $(cat {key})" -H "Content-Type: application/json" \\'
             '\n            -d \'{"messages": [{"role": "user", "content": "What is a LoRA adapter?"}]}\''
