@@ -303,7 +303,7 @@ def test_metadata_stays_when_a_process_writes_into_the_file_and_goes_with_the_fi
         writer.write(b'{"a": 1}')
     changed = client.get_file_properties()
     assert changed.metadata == {"owner": "deploy"} and changed.size == 8 and changed.etag != etag
-    assert client.get_ranges() == [{"start": 0, "end": 7}]
+    assert [(found.start, found.end) for found in client.list_ranges()] == [(0, 7)]
     replacement = path.with_name("new")
     replacement.write_bytes(b"another file")
     replacement.replace(path)

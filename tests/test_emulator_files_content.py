@@ -23,6 +23,7 @@ from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoun
 from azure.storage.fileshare import ContentSettings, ShareClient, generate_account_sas
 
 from infra.emulator.files.content import with_range, within, without_range
+from infra.emulator.store import Store
 from tests.files_service import ACCOUNT, KEY, Reachable, RunningFiles, files_process, running_files, shared_key
 
 MIB = 1024 * 1024
@@ -401,11 +402,16 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     with running_files(tmp_path) as files:
         files.share("kept").get_file_client("f").upload_file(b"x")
     (tmp_path / "shares" / ".incomplete" / "7").write_bytes(b"half a file")
-    forgotten = tmp_path / "shares" / ACCOUNT / "forgotten"
-    forgotten.mkdir()
-    (forgotten / "f").write_bytes(b"of a share that was being deleted")
+    for name in ("deleted", "unknown"):
+        (tmp_path / "shares" / ACCOUNT / name).mkdir()
+        (tmp_path / "shares" / ACCOUNT / name / "f").write_bytes(b"content")
+    store = Store(tmp_path / "state.db")
+    store.put("files.deleting", f"{ACCOUNT}/deleted", True)
+    store.close()
     with running_files(tmp_path) as files:
-        assert not forgotten.exists()
+        assert [folder.name for folder in (tmp_path / "shares" / ACCOUNT).iterdir()] == ["kept"]
+        (aside,) = (tmp_path / "shares" / ".unknown").iterdir()
+        assert (aside / "f").read_bytes() == b"content", "what nobody asked to delete is kept"
         assert not list((tmp_path / "shares" / ".incomplete").iterdir())
         assert [share.name for share in files.client().list_shares()] == ["kept"]
         assert files.client().get_share_client("kept").get_file_client("f").download_file().readall() == b"x"

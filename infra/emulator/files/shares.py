@@ -26,7 +26,9 @@ ENTRY_KIND = "files.entry"
 DEFAULT_QUOTA_GIB = 5120
 # The largest share of an account with large file shares, which every new account has.
 MAXIMUM_QUOTA_GIB = 102_400
+_DELETING_KIND = "files.deleting"
 _TRASH = ".deleted"
+_UNKNOWN = ".unknown"
 
 
 @dataclass
@@ -51,10 +53,14 @@ class Shares:
         self.root = root
         self._store = store
         root.mkdir(parents=True, exist_ok=True)
-        # What a killed process left half deleted: a share forgotten whose folder still stands.
         for folder in root.glob("[!.]*/*"):
-            if self.find(folder.parent.name, folder.name) is None:
-                self._discard(folder.parent.name, folder.name)
+            account, name = folder.parent.name, folder.name
+            if self.find(account, name) is not None:
+                continue
+            if self._store.get(_DELETING_KIND, f"{account}/{name}") is not None:
+                self._discard(account, name)  # the process was killed while it deleted the share
+            else:
+                self._put_aside(folder)
         self._empty_trash()
 
     def folder(self, account: str, name: str) -> Path:
@@ -106,6 +112,7 @@ class Shares:
         self.get(account, name)
         with self._store.transaction():
             self._store.delete(KIND, f"{account}/{name}")
+            self._store.put(_DELETING_KIND, f"{account}/{name}", True)
             for key, _ in self._store.items(ENTRY_KIND, f"{account}/{name}/"):
                 self._store.delete(ENTRY_KIND, key)
         self._discard(account, name)
@@ -121,7 +128,16 @@ class Shares:
             self.folder(account, name).rename(trash / uuid.uuid4().hex)
         except FileNotFoundError:
             log.warning("the folder of share %s/%s had been removed before the share was deleted", account, name)
+        self._store.delete(_DELETING_KIND, f"{account}/{name}")
         self._empty_trash()
+
+    def _put_aside(self, folder: Path) -> None:
+        """A folder of a share that the store does not know may hold somebody's only copy: it is never deleted."""
+        aside = self.root / _UNKNOWN
+        aside.mkdir(exist_ok=True)
+        target = aside / f"{folder.parent.name}.{folder.name}.{uuid.uuid4().hex}"
+        folder.rename(target)
+        log.warning("%s belongs to no known share; its files are in %s now", folder, target)
 
     def _empty_trash(self) -> None:
         """Removes in the background: a share may hold many files."""
