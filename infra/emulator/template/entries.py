@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from infra.emulator.template import expressions
@@ -102,10 +102,10 @@ class Entry:
     existing: bool
     condition: bool
     copy: CopyBatch | None
-    family: Family
-    definition: Mapping[str, Any]
-    context: Context
-    place: Place
+    family: Family = field(repr=False)
+    definition: Mapping[str, Any] = field(repr=False)
+    context: Context = field(repr=False)
+    place: Place = field(repr=False)
     target: tuple[str | None, str | None] = (None, None)
     """Subscription and resource group that the resource's own `subscriptionId` and `resourceGroup` name."""
     depends_on: tuple[str, ...] = ()

@@ -147,7 +147,7 @@ def _evaluate_object(value: Mapping[str, Value], context: Context) -> Value:
     result: dict[str, Value] = {}
     for key, item in value.items():
         if key == "copy" and isinstance(item, list):
-            result.update(evaluate_loops(item, context))
+            result.update(_evaluate_loops(item, context))
             continue
         name = evaluate_text(key, context) if expressions.is_expression(key) else expressions.unescape(key)
         if isinstance(name, Unevaluated):
@@ -158,7 +158,7 @@ def _evaluate_object(value: Mapping[str, Value], context: Context) -> Value:
     return result
 
 
-def evaluate_loops(loops: list[Value], context: Context) -> dict[str, Value]:
+def _evaluate_loops(loops: list[Value], context: Context) -> dict[str, Value]:
     """The properties that the items of a `copy` array stand for: each an array with one element for each iteration."""
     result: dict[str, Value] = {}
     for loop in loops:

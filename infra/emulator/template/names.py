@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infra.emulator.template.context import Context, Unevaluated, UserFunction
@@ -19,7 +19,7 @@ from infra.emulator.template.values import Value, find_key, fold
 class Given:
     """The value that a parameter was given, and what a preview shows in its place."""
 
-    value: Value
+    value: Value = field(repr=False)
     preview: Value
 
 

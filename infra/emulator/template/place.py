@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from infra.emulator.template.errors import TemplateError, invalid_template
 from infra.emulator.template.json_text import Path, Positions, path_text
@@ -19,7 +19,7 @@ class Place:
 
     positions: Positions
     path: Path
-    secrets: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def at(self, *steps: str | int) -> Place:
         """A place further in."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infra.emulator.template.context import Context
@@ -49,11 +49,11 @@ class Template:
     """Name -> type and value as the resource manager reports them: defaults evaluated, secure ones without value."""
     resources: tuple[Entry, ...]
     """In the order of their declaration, loops expanded; also existing ones and those whose condition is false."""
-    _definitions: Mapping[str, Any]
-    _types: Types
-    _context: Context
-    _indexes: tuple[Index[Entry], ...]
-    _place: Place
+    _definitions: Mapping[str, Any] = field(repr=False)
+    _types: Types = field(repr=False)
+    _context: Context = field(repr=False)
+    _indexes: tuple[Index[Entry], ...] = field(repr=False)
+    _place: Place = field(repr=False)
 
     def outputs(self, resolver: Resolver, *, with_secrets: bool = False) -> dict[str, dict[str, Value]]:
         """Name -> {"type", "value"} of the outputs, in their declared case; call it after the deployment.
