@@ -75,6 +75,9 @@ def _train(folder: Path, messages: TextIO) -> None:
     progress = Progress(messages)
     with tempfile.TemporaryDirectory(prefix=unfinished, dir=folder.parent) as name:
         work = Path(name) / "models"
+        # Read when torch is loaded. Its threads otherwise spin while they wait for each other; on a machine that is
+        # busy with other things too, that made training up to ten times as long.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # torch, transformers and peft take seconds to import, and only training needs them.
         from infra.emulator.finetuning import train
 
