@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from scripts.cloud import ShareClient
 
 ACCOUNT = "sharetests"
+RESOURCE_GROUP = "rg-shares"
 
 
 def model(base: str | Path = "model-cache/demo", adapters: Mapping[str, str | Path] | None = None) -> Model:
@@ -54,13 +55,13 @@ def clients_of(stand_in: RunningStandIn, resource_group: str) -> Iterator[Client
 
 
 @contextlib.contextmanager
-def new_share(stand_in: RunningStandIn, name: str, *, resource_group: str = "rg-shares") -> Iterator[ShareClient]:
+def new_share(stand_in: RunningStandIn, name: str) -> Iterator[ShareClient]:
     """A share of its own for one test, in an account that the tests of one stand-in have in common."""
-    with clients_of(stand_in, resource_group) as clients:
-        if not clients.resources.resource_groups.check_existence(resource_group):
-            clients.resources.resource_groups.create_or_update(resource_group, {"location": "swedencentral"})
+    with clients_of(stand_in, RESOURCE_GROUP) as clients:
+        if not clients.resources.resource_groups.check_existence(RESOURCE_GROUP):
+            clients.resources.resource_groups.create_or_update(RESOURCE_GROUP, {"location": "swedencentral"})
         clients.storage.storage_accounts.begin_create(
-            resource_group,
+            RESOURCE_GROUP,
             ACCOUNT,
             {"location": "swedencentral", "kind": "StorageV2", "sku": {"name": "Standard_LRS"}},
         ).result()

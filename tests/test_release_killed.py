@@ -20,7 +20,7 @@ from scripts import share as shares
 from tests.conftest import RunningStandIn
 from tests.killing_proxy import KillingProxy, killing_proxy
 from tests.share_deploy import LEASE_SECONDS, Sources, Target, deploy, deploy_when_told
-from tests.share_on_stand_in import ACCOUNT, clients_of, new_share
+from tests.share_on_stand_in import ACCOUNT, RESOURCE_GROUP, clients_of, new_share
 from tests.tiny_app import make_certificate
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def world(stand_in: RunningStandIn, tmp_path: Path) -> Iterator[World]:
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(content)
-    with new_share(stand_in, f"k{uuid.uuid4().hex[:12]}"), clients_of(stand_in, "rg-shares") as clients:
+    with new_share(stand_in, f"k{uuid.uuid4().hex[:12]}"), clients_of(stand_in, RESOURCE_GROUP) as clients:
         key = clients.account_key(ACCOUNT)
         trusted = clients.cloud.certificate
         address = clients.cloud.resource_manager

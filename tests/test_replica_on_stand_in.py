@@ -16,10 +16,9 @@ from scripts.endpoint import Endpoint
 from scripts.errors import NotReady
 from scripts.replica import App, Pace
 from tests.conftest import RunningStandIn
-from tests.share_on_stand_in import ACCOUNT, clients_of, new_share
+from tests.share_on_stand_in import ACCOUNT, RESOURCE_GROUP, clients_of, new_share
 from tests.tiny_app import KEY
 
-GROUP = "rg-replica"
 SHARE = "replica-tests"
 APP = "tiny"
 QUICK = Pace(poll_seconds=0.2, state_every_seconds=0.5, grace_seconds=4, grace_after_failure_seconds=10)
@@ -61,16 +60,16 @@ class World:
 @pytest.fixture(scope="module")
 def world(stand_in: RunningStandIn) -> Iterator[World]:
     with ExitStack() as stack:
-        share = stack.enter_context(new_share(stand_in, SHARE, resource_group=GROUP))
+        share = stack.enter_context(new_share(stand_in, SHARE))
         shares.write_small_file(share, "server.py", SERVER)
         shares.write_small_file(share, "release.txt", b"r1")
-        clients = stack.enter_context(clients_of(stand_in, GROUP))
+        clients = stack.enter_context(clients_of(stand_in, RESOURCE_GROUP))
         api = clients.container_apps
         environment = api.managed_environments.begin_create_or_update(
-            GROUP, "env", ManagedEnvironment({"location": "swedencentral", "properties": {}})
+            RESOURCE_GROUP, "env", ManagedEnvironment({"location": "swedencentral", "properties": {}})
         ).result()
         api.managed_environments_storages.create_or_update(
-            GROUP,
+            RESOURCE_GROUP,
             "env",
             "mount",
             {
@@ -92,7 +91,7 @@ def world(stand_in: RunningStandIn) -> Iterator[World]:
             "volumeMounts": [{"volumeName": "share", "mountPath": "/mount"}],
         }
         app = api.container_apps.begin_create_or_update(
-            GROUP,
+            RESOURCE_GROUP,
             APP,
             ContainerApp(
                 {
@@ -115,7 +114,7 @@ def world(stand_in: RunningStandIn) -> Iterator[World]:
         endpoint = stack.enter_context(
             Endpoint(f"https://{ingress.fqdn}", key=KEY, certificate=certificate, answer_seconds=20)
         )
-        yield World(share, App(api, resource_group=GROUP, name=APP, certificate=certificate), endpoint)
+        yield World(share, App(api, resource_group=RESOURCE_GROUP, name=APP, certificate=certificate), endpoint)
 
 
 def deploy(world: World, release: str, server: bytes) -> tuple[replicas.Restart, list[str]]:
