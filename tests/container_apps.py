@@ -73,11 +73,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 time.sleep(0.2)
             self.wfile.write(b"0\\r\\n\\r\\n")
             return
+        if path == "/redirect":
+            self.send_response(302)
+            self.send_header("Location", "/elsewhere")
+            self.send_header("Set-Cookie", "a=1")
+            self.send_header("Set-Cookie", "b=2; Path=/")
+            self.send_header("Content-Encoding", "gzip")
+            self.send_header("Content-Length", "3")
+            self.end_headers()
+            return self.wfile.write(b"raw")
         if path == "/read":
             return self.answer(200, open(query, "rb").read())
         shown = {"path": self.path, "headers": dict(self.headers), "env": dict(os.environ),
                  "pid": os.getpid(), "args": sys.argv[1:]}
         self.answer(200, json.dumps(shown).encode(), "application/json")
+    def do_HEAD(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "1234")
+        self.end_headers()
     def do_POST(self):
         size = 0
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -96,6 +109,7 @@ def end(*_):
         return
     os._exit(0)
 signal.signal(signal.SIGTERM, end)
+http.server.ThreadingHTTPServer.request_queue_size = 256
 server = http.server.ThreadingHTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler)
 print("listening", flush=True)
 server.serve_forever()

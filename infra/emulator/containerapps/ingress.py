@@ -62,6 +62,7 @@ class Ingress:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=self._idle_seconds),
+            middlewares=(_send_once,),
             skip_auto_headers=(hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE),
         )
         for listener, tls_context in ((tls, context), (page, None)):
@@ -144,6 +145,20 @@ def _dropped(headers: Mapping[str, str]) -> frozenset[str]:
     """The headers that concern one connection alone (RFC 9110, section 7.6.1)."""
     named = headers.get(hdrs.CONNECTION, "")
     return _HOP_BY_HOP | {name.strip().lower() for name in named.split(",")}
+
+
+class _BrokenOff(aiohttp.ClientError):
+    """The replica closed the connection before it answered."""
+
+
+async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Keeps aiohttp from sending a request again by itself: whether to is for the app's client to decide."""
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as problem:
+        raise _BrokenOff(str(problem)) from problem
 
 
 async def _idle_limited(content: aiohttp.StreamReader, seconds: float) -> AsyncIterator[bytes]:
