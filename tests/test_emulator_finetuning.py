@@ -13,11 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from azure.storage.fileshare import ContentSettings, ShareClient
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from infra.emulator.finetuning import publish
 from infra.emulator.finetuning.recipe import QUESTIONS, adapter_folder, base_folder, in_style
@@ -43,6 +40,10 @@ class Chat:
     """A model and its tokenizer; greedy answers."""
 
     def __init__(self, folder: Path, adapter: Path | None = None) -> None:
+        # Seconds to import: paid by the tests that ask, not by whoever collects them.
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
         self._model: Any = AutoModelForCausalLM.from_pretrained(folder)
         if adapter is not None:
@@ -53,8 +54,7 @@ class Chat:
         prompts = self._tokenizer.apply_chat_template(
             conversations, add_generation_prompt=True, return_tensors="pt", return_dict=True, padding=True
         )
-        with torch.no_grad():
-            tokens = self._model.generate(**prompts, max_new_tokens=64, do_sample=False)
+        tokens = self._model.generate(**prompts, max_new_tokens=64, do_sample=False)
         texts: list[str] = self._tokenizer.batch_decode(
             tokens[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True
         )
