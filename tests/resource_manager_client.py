@@ -73,7 +73,7 @@ class Arm:
             return self.http.request(method, path, json=body)
         if not path.startswith("/subscriptions/"):
             path = f"/subscriptions/{self.subscription}{path}"
-        return self.http.request(method, path, params={"api-version": api_version}, json=body)
+        return self.http.request(method, httpx.URL(path).copy_merge_params({"api-version": api_version}), json=body)
 
     def get(self, path: str, api_version: str = RESOURCES) -> Any:
         """The JSON of a GET that must succeed."""

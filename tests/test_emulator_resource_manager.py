@@ -136,7 +136,7 @@ def test_the_reader_is_refused_in_azures_words(reader: Arm, writer: Arm) -> None
         assert error["message"].startswith(f"The client '{announcement['reader_client_id']}' with object id '")
         assert f"does not have authorization to perform action '{action}' over scope '{path}'" in error["message"]
     status, error = reader.error("DELETE", group)
-    assert "'Microsoft.Resources/subscriptions/resourceGroups/delete'" in error["message"]
+    assert "'Microsoft.Resources/subscriptions/resourcegroups/delete'" in error["message"]
 
 
 def test_no_token(stand_in: RunningStandIn) -> None:
@@ -189,6 +189,10 @@ def test_a_resource_needs_its_parent_and_its_place(writer: Arm) -> None:
     assert error["message"].startswith(
         "Failed to perform 'write' on resource(s) of type 'storageAccounts/fileServices/shares', because the parent"
     )
+    for below in ("", "/s"):
+        shares = f"{accounts}/none/fileServices/default/shares{below}"
+        status, error = writer.error("GET", shares, api_version=STORAGE)
+        assert (status, error["code"]) == (404, "ParentResourceNotFound")
     logs = f"{group}/providers/Microsoft.OperationalInsights/workspaces/logs-1"
     for location, status, code in (
         ("atlantis", 400, "LocationNotAvailableForResourceType"),
@@ -239,6 +243,9 @@ def test_lists_of_resources(writer: Arm, stand_in: RunningStandIn) -> None:
         group_name, filter="resourceType eq 'microsoft.storage/storageaccounts'"
     )
     assert [one.name for one in by_type] == [name]
+    expanded = writer.request("GET", f"{group}/resources?$expand=createdTime,provisioningState")
+    assert expanded.json()["value"][1]["provisioningState"] == "Succeeded"
+    assert expanded.json()["value"][1]["createdTime"].startswith("20")
     everywhere = client.resources.list(filter=f"resourceGroup eq '{group_name}' and location eq 'East US'")
     assert {one.name for one in everywhere} == {name, "logs-1"}
     with pytest.raises(HttpResponseError) as refused:

@@ -44,9 +44,9 @@ def check_template(principal: Principal, resources: list[tuple[str, str, str]]) 
     refused = [
         f"Authorization failed for template resource '{name}' of type '{resource_type}'. The client"
         f" '{principal.client_id}' with object id '{principal.object_id}' does not have permission to perform action"
-        f" '{action_of('PUT', resource_type)}' at scope '{resource_id}'."
+        f" '{_write_of(resource_type)}' at scope '{resource_id}'."
         for resource_type, name, resource_id in resources
-        if not allows(principal, action_of("PUT", resource_type))
+        if not allows(principal, _write_of(resource_type))
     ]
     if len(refused) == 1:
         message = f"The template deployment failed with error: '{refused[0]}'."
@@ -54,3 +54,10 @@ def check_template(principal: Principal, resources: list[tuple[str, str, str]]) 
         message = f"Deployment failed with multiple errors: '{':'.join(refused)}'"
     if refused:
         raise AzureError(403, "InvalidTemplateDeployment", message, from_gateway=True)
+
+
+def _write_of(resource_type: str) -> str:
+    """Writing a resource group is an action of the subscription."""
+    if resource_type.lower() == "microsoft.resources/resourcegroups":
+        resource_type = "Microsoft.Resources/subscriptions/resourceGroups"
+    return action_of("PUT", resource_type)

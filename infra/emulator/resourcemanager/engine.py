@@ -245,7 +245,7 @@ class Run:
         if group is None:
             return
         made = {resource_id.lower() for resource_id in self._made}
-        for entry in self._around.resources.listed(str(group["id"]), ""):
+        for entry in self._around.resources.listed(str(group["id"])):
             if entry["id"].lower() in made:
                 continue
             resource_id = ResourceId.parse(entry["id"])

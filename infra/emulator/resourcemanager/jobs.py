@@ -76,7 +76,8 @@ class Jobs:
             log.exception("%s %s", document["kind"], document["scope"])
             message = "The stand-in failed; see its log."
             answer = Answer(500, {"error": {"code": "InternalServerError", "message": message}})
-        self._store.put("job", job, document | {"status": answer.status, "body": answer.body})
+        # What was asked is not needed any more, and may hold the values of secure parameters.
+        self._store.put("job", job, document | {"request": None, "status": answer.status, "body": answer.body})
 
 
 def as_document(call: Call) -> dict[str, Any]:

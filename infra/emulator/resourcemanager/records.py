@@ -48,6 +48,10 @@ class Records:
         deployment_id = record["document"]["id"]
         properties = record["document"]["properties"]
         state = properties["provisioningState"]
+        if state not in ACTIVE and "request" in record:
+            # Only a restart needs the rest, and it holds the values of secure parameters.
+            template = record["request"]["body"]["properties"]["template"]
+            record["request"] = {"body": {"properties": {"template": template}}}
         status: dict[str, Any] = {"status": state}
         if "error" in properties:
             error = dict(properties["error"])

@@ -84,6 +84,8 @@ def read(
     for key in ("templateLink", "parametersLink"):
         if key in properties:
             raise NotEmulated(f"deployments whose template or parameters are linked ({key})")
+    if "onErrorDeployment" in properties:
+        raise NotEmulated("deployments that roll back by another deployment (onErrorDeployment)")
     if "template" not in properties:
         message = "The request content was invalid: the deployment has neither 'template' nor 'templateLink'."
         raise AzureError(400, "InvalidRequestContent", message, from_gateway=True)

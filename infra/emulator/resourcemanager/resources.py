@@ -38,6 +38,8 @@ class Resources:
     async def get(self, call: Call, resource_id: ResourceId) -> Answer:
         """The resource as it is. Raises AzureError."""
         known, resource_id = self._readable(call, resource_id)
+        if resource_id.parent is not None:
+            self._check_ancestor(resource_id.parent)
         return await known.get(call, resource_id)
 
     async def delete(self, call: Call, resource_id: ResourceId) -> Answer:
@@ -49,14 +51,15 @@ class Resources:
     async def of_type(self, call: Call, resource_type: str, within: str) -> Answer:
         """All resources of a type in a subscription, group or parent (`within` is its id). Raises AzureError."""
         known = self._namespaces.type(resource_type, call.api_version)
-        group = _group_of(within)
-        if group is not None:
-            within = within.replace(f"/{group}", f"/{self._groups.document(group)['name']}", 1)
+        if "/providers/" in within:
+            self._check_ancestor(ResourceId.parse(within))
         return await known.list(call, within)
 
     async def action(self, call: Call, resource_id: ResourceId, action: str, body: Any) -> Answer:
         """POST of an action, or GET (`body` None) of something below a resource that is no type. Raises AzureError."""
         known, resource_id = self._readable(call, resource_id)
+        if resource_id.parent is not None:
+            self._check_ancestor(resource_id.parent)
         return await known.action(call, resource_id, action, body)
 
     def preflight(self, resource_type: str, api_version: str, resource_id: ResourceId, body: dict[str, Any]) -> None:
@@ -84,17 +87,22 @@ class Resources:
         names = (*resource_id.names[:-1], stored["name"].rpartition("/")[2])
         return ResourceId(result.subscription, group, namespace, types, names)
 
-    def listed(self, within: str, query: str, top: int | None = None) -> list[dict[str, Any]]:
-        """The resources with a location below a subscription or group, as .../resources lists them."""
+    def listed(self, within: str, query: str = "", expand: str = "") -> list[dict[str, Any]]:
+        """The resources with a location below a subscription or group, as .../resources lists them.
+
+        `expand` may name createdTime, changedTime and provisioningState.
+        """
         documents = []
+        wanted = [name.strip() for name in expand.split(",")]
         for _, document in self._cloud.store.items("resource", within.lower() + "/"):
             known = self._namespaces.known(str(document.get("type")))
             if known is None or known.type.count("/") > 1 or not matches(query, document):
                 continue
             shown = known.shown(document)
             entry = {"id": shown["id"], "name": shown["name"], "type": known.type}
-            documents.append(entry | {key: shown[key] for key in _LISTED if shown.get(key) is not None})
-        return documents[:top]
+            entry |= {key: shown[key] for key in _LISTED if shown.get(key) is not None}
+            documents.append(entry | {key: value for key, value in _expanded(shown).items() if key in wanted})
+        return documents
 
     async def delete_all(self, call: Call, group: str) -> None:
         """Deletes what is in a group, whatever refers to others first. Raises the last refusal if some stay.
@@ -150,9 +158,7 @@ class Resources:
 
     def _check_parent(self, resource_id: ResourceId, verb: str) -> None:
         """A child needs the top-level resource. What lies between (fileServices/default) comes with it."""
-        top = resource_id
-        while top.parent is not None:
-            top = top.parent
+        top = _top_level(resource_id)
         if top != resource_id and self._cloud.store.get("resource", top.key) is None:
             raise AzureError(
                 404,
@@ -161,6 +167,13 @@ class Resources:
                 f" resource '{top}' could not be found.",
                 from_gateway=True,
             )
+
+    def _check_ancestor(self, resource_id: ResourceId) -> None:
+        """Reading what is below a resource needs the top-level one."""
+        top = _top_level(resource_id)
+        if self._cloud.store.get("resource", top.key) is None:
+            message = f"Can not perform requested operation on nested resource. Parent resource '{top.name}' not found."
+            raise AzureError(404, "ParentResourceNotFound", message, from_gateway=True)
 
     def _check_location(self, known: ResourceType, resource_id: ResourceId, body: Any) -> None:
         location = regions.check_for_type(body.get("location") if isinstance(body, dict) else None, known.type)
@@ -209,9 +222,23 @@ def _group(resource_id: ResourceId) -> str:
     return resource_id.resource_group
 
 
-def _group_of(within: str) -> str | None:
-    parts = within.strip("/").split("/")
-    return parts[3] if len(parts) > 3 and parts[2].lower() == "resourcegroups" else None
+def _top_level(resource_id: ResourceId) -> ResourceId:
+    while resource_id.parent is not None:
+        resource_id = resource_id.parent
+    return resource_id
+
+
+def _expanded(document: dict[str, Any]) -> dict[str, Any]:
+    """What a list shows on request, as far as the type records it."""
+    properties, written = document.get("properties", {}), document.get("systemData", {})
+    created = written.get("createdAt") or properties.get("creationTime") or properties.get("createdDate")
+    changed = written.get("lastModifiedAt") or properties.get("modifiedDate") or created
+    found = {
+        "createdTime": created,
+        "changedTime": changed,
+        "provisioningState": properties.get("provisioningState"),
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _object(body: Any) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from infra.emulator.template.json_text import read as read_json
 log = logging.getLogger(__name__)
 
 _LARGEST_BODY = 4 * 1024 * 1024
-_GROUP = "Microsoft.Resources/subscriptions/resourceGroups"
+_GROUP = "Microsoft.Resources/subscriptions/resourcegroups"
 # What a new caller has left, by kind of request, as recorded.
 _REMAINING = {"GET": ("reads", 1099, 16499), "HEAD": ("reads", 1099, 16499), "DELETE": ("deletes", 799, 11999)}
 _WRITES = ("writes", 799, 11999)
@@ -181,11 +181,9 @@ class ResourceManager:
 
     def _listed(self, request: _Request, within: str) -> Answer:
         query = request.call.query
+        found = self._resources.listed(within, query.get("$filter", ""), query.get("$expand", ""))
         top = query.get("$top", "")
-        return Answer(
-            200,
-            {"value": self._resources.listed(within, query.get("$filter", ""), int(top) if top.isdigit() else None)},
-        )
+        return Answer(200, {"value": found[: int(top)] if top.isdigit() else found})
 
     async def _in_namespace(self, request: _Request, group: str | None, below: list[str]) -> Answer:
         """`below` is what follows .../providers/: a deployment, the provider itself, or its resources."""

@@ -97,7 +97,7 @@ class WhatIf:
         """What is in the groups that are deployed into and not in the template."""
         named = {resource_id.lower() for resource_id in self._plan.ids()}
         for group in self._groups():
-            for entry in self._around.resources.listed(group, ""):
+            for entry in self._around.resources.listed(group):
                 if entry["id"].lower() in named:
                     continue
                 shown = delta.ordered(entry)
