@@ -340,14 +340,6 @@ class Engine:
                 "messages",
                 "context_length_exceeded",
             )
-        room = loaded.batch.context_tokens - len(tokens)
-        if request.max_tokens is not None and limit > room:
-            raise RequestRefused(
-                f"The messages have {len(tokens)} tokens and {limit} are asked for; together they may have "
-                f"{loaded.batch.context_tokens}.",
-                "messages",
-                "context_length_exceeded",
-            )
         beyond = [token for token in tokens if not 0 <= token < loaded.vocabulary]
         if beyond:
             raise RequestRefused(
@@ -366,7 +358,8 @@ class Engine:
             loop=asyncio.get_running_loop(),
             row=row,
             text=TextStream(loaded.tokenizer, request.stop),
-            limit=min(limit, room),
+            # An answer also ends, with the reason "length", where the model's positions do.
+            limit=min(limit, loaded.batch.context_tokens - len(tokens)),
             prompt_tokens=len(tokens),
             began=time.monotonic(),
         )

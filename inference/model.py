@@ -250,7 +250,8 @@ def _load_adapters(module: Any, adapters: tuple[AdapterFolder, ...]) -> tuple[An
                     module.load_adapter(str(adapter.folder), name, peft_config=config, autocast_adapter_dtype=False)
             with safe_open(adapter.folder / "adapter_model.safetensors", framework="pt") as file:
                 stored = set(file.keys())
-            expected = set(get_peft_model_state_dict(module, adapter_name=name))
+            state = get_peft_model_state_dict(module, adapter_name=name, save_embedding_layers=False)
+            expected = set(state)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise ModelFolderError(adapter.folder, f"does not fit the base model: {_one_line(error)}") from error
         if missing := sorted(expected - stored):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from settings import AdapterFolder, Limits
 
-from tests.fixtures_inference import LIMITS, TinyModel, engine, make_engine, tiny_model
+from tests.fixtures_inference import CONTEXT_TOKENS, LIMITS, TinyModel, engine, make_engine, tiny_model
 
 __all__ = ["engine", "tiny_model"]
 
@@ -177,12 +177,21 @@ async def test_default_and_largest_length(engine: Engine) -> None:
     assert refused.value.parameter == "max_tokens"
 
 
+async def test_an_answer_ends_where_the_context_does(engine: Engine, reference: Reference) -> None:
+    request = ask("fox " * 350, model="tiny-base", max_tokens=200, temperature=1.0, seed=3)
+    tokens, _, finished = await answer(engine, request)
+    assert finished.prompt_tokens > 350
+    if finished.reason == "length":
+        assert finished.prompt_tokens + len(tokens) == CONTEXT_TOKENS
+    else:
+        assert tokens[-1] == reference.tokenizer.eos_token_id
+
+
 @pytest.mark.parametrize(
     ("request_", "parameter", "code"),
     [
         (ask("fox", model="nobody"), "model", "model_not_found"),
         (ask("fox " * 800), "messages", "context_length_exceeded"),
-        (ask("fox " * 350, max_tokens=200), "messages", "context_length_exceeded"),
         (ChatRequest([{"role": "assistant", "content": "hi"}]), "messages", "invalid_messages"),
     ],
 )
