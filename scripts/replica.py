@@ -21,6 +21,9 @@ from scripts import cloud
 from scripts.endpoint import Endpoint, Readiness
 from scripts.errors import CloudError, NotFound, NotReady, NotSignedIn, Unreachable, Untrusted
 
+CANNOT_SERVE = "the model cannot be served:"
+"""What the app writes into its log, with the reason behind it, when its model does not load (inference/engine.py)."""
+
 LONGEST_TAIL = 300
 """The most lines of the past that the log stream gives (azure-cli: containerapp logs show --tail)."""
 
@@ -259,7 +262,11 @@ def wait_until_ready(
         elapsed = time.monotonic() - started
         if time.monotonic() - looked_at >= pace.state_every_seconds:
             looked_at = time.monotonic()
-            finding = _failure(app.state(), restart, may_be_old=elapsed < grace)
+            state = app.state()
+            told = _told_failure(app, state, restart)
+            if told:
+                raise _not_ready(app, f"The app cannot serve release {release}: {told}.")
+            finding = _failure(state, restart, may_be_old=elapsed < grace)
             failures_seen = failures_seen + 1 if finding else 0
             if failures_seen > 1:
                 raise _not_ready(app, f"The app does not start under release {release}: {finding}.")
@@ -275,6 +282,20 @@ def _old_one_runs(app: App, restart: Restart) -> bool:
         replica.name in restart.replicas_before and replica.running_state.lower() == "running"
         for replica in app.state().replicas
     )
+
+
+def _told_failure(app: App, state: RevisionState, restart: Restart) -> str | None:
+    """What the new replica's log says of why it cannot serve, or None.
+
+    A replica that is not ready gets no request from outside, so its /ready, which says the same, cannot be asked.
+    """
+    if not state.replicas or state.replicas[0].name in restart.replicas_before:
+        return None
+    try:
+        lines = list(app.log_lines(tail=_LOG_LINES_SHOWN))
+    except CloudError:
+        return None  # no log yet, or no stream: what Azure says of the revision decides
+    return next((line.partition(CANNOT_SERVE)[2].strip() for line in reversed(lines) if CANNOT_SERVE in line), None)
 
 
 def _failure(state: RevisionState, restart: Restart, *, may_be_old: bool) -> str | None:

@@ -117,7 +117,7 @@ def deploy(session: Session) -> Deployed:
         previous = None
         if before is not None:
             # A deploy of this release that was cut off left behind what it was replacing.
-            previous = before.previous if before.release == target else before.release
+            previous = before.previous if before.release == target else before.fallback
         with timings.phase("upload"):
             _upload(session, package, lock)
         shown = _switch(session, package, previous, lock, timings)
