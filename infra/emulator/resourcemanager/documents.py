@@ -115,7 +115,14 @@ def minified(template: Any) -> str:
 
 
 def template_hash(template: Any) -> str:
-    """Up to 20 digits that are the same for templates that differ in layout alone. Not Azure's own function."""
+    """Up to 20 digits that are the same for templates that differ in layout alone.
+
+    What the Bicep compiler has written into the template is Azure's own hash of it; for others the function is not
+    known, and another one takes its place.
+    """
+    generator = template.get("metadata", {}).get("_generator", {}) if isinstance(template, dict) else {}
+    if isinstance(generator, dict) and isinstance(generator.get("templateHash"), str):
+        return str(generator["templateHash"])
     text = json.dumps(template, sort_keys=True, separators=(",", ":"))
     return str(int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big"))
 

@@ -255,6 +255,7 @@ class ResourceManager:
                 call, resource_id, action, None if method == "GET" else ({} if body is None else body)
             )
         if rest:
+            self._groups.document(resource_id.resource_group or "")
             raise self._namespaces.no_such_type("/".join((resource_id.type, *rest[0::2])), call.api_version)
         if method == "GET":
             return await self._resources.get(call, resource_id)

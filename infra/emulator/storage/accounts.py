@@ -18,6 +18,8 @@ _TAKEN = frozenset({"azure", "backup", "data", "files", "images", "logs", "micro
 _ACCOUNT = "storage-account"
 _CREATION_SECONDS = 0.1
 KEY_NAMES = ("key1", "key2")
+Keys = list[bytes]
+_JSON = {"Content-Type": "application/json"}
 
 
 class StorageAccounts(ResourceType):
@@ -35,7 +37,7 @@ class StorageAccounts(ResourceType):
     async def put(self, call: Call, resource_id: ResourceId, body: dict[str, Any]) -> Answer:
         """202 and a Location for a new account, 200 with the account for a known one."""
         if self.exists(resource_id):
-            return await self._change(resource_id, body, complete=True)
+            return await self._change(call, resource_id, body, complete=True)
         self.preflight(resource_id, body)
         name, location = resource_id.name, str(body["location"]).replace(" ", "").lower()
         properties = rules.new_properties(body.get("properties") or {}, location, self._endpoints(name))
@@ -49,10 +51,19 @@ class StorageAccounts(ResourceType):
         answer = self.polled(call, location, operation.id)
         return Answer(answer.status, None, answer.headers, operation)
 
+    async def get(self, call: Call, resource_id: ResourceId) -> Answer:
+        """The account as the API version shows it."""
+        return Answer(200, self._at(call, self.document(resource_id)), _JSON)
+
+    async def list(self, call: Call, within: str) -> Answer:
+        """All accounts of a group or of the subscription."""
+        documents = (await super().list(call, within)).body["value"]
+        return Answer(200, {"value": [self._at(call, document) for document in documents]}, _JSON)
+
     async def patch(self, call: Call, resource_id: ResourceId, body: dict[str, Any]) -> Answer:
         """200 with the account."""
         self.document(resource_id)
-        return await self._change(resource_id, body, complete=False)
+        return await self._change(call, resource_id, body, complete=False)
 
     async def delete(self, call: Call, resource_id: ResourceId) -> Answer:
         """200 once the account, its keys and its shares with all files are gone; 204 when there was none."""
@@ -68,14 +79,14 @@ class StorageAccounts(ResourceType):
         """listKeys and regenerateKey."""
         self.document(resource_id)
         if body is not None and action.lower() == "listkeys":
-            return Answer(200, self._listed_keys(resource_id.name))
+            return Answer(200, self._listed_keys(resource_id.name), _JSON)
         if body is not None and action.lower() == "regeneratekey":
             key = body.get("keyName") if isinstance(body, dict) else None
             if key not in KEY_NAMES:
                 message = "Values for request parameters are invalid: keyName."
                 raise AzureError(400, "InvalidValuesForRequestParameters", message)
             self._regenerate(resource_id, key)
-            return Answer(200, self._listed_keys(resource_id.name))
+            return Answer(200, self._listed_keys(resource_id.name), _JSON)
         raise NotEmulated(f"{self.type}/{action}")
 
     def preflight(self, resource_id: ResourceId, body: dict[str, Any]) -> None:
@@ -110,7 +121,7 @@ class StorageAccounts(ResourceType):
         stored = self.cloud.store.get(_ACCOUNT, name)
         return None if stored is None else str(stored["id"])
 
-    def keys(self, name: str) -> list[bytes] | None:
+    def keys(self, name: str) -> Keys | None:
         """The keys of the account, or None when there is no such account."""
         stored = self.cloud.store.get(_ACCOUNT, name)
         return None if stored is None else [base64.b64decode(stored["keys"][key]["value"]) for key in KEY_NAMES]
@@ -134,7 +145,7 @@ class StorageAccounts(ResourceType):
             return Answer(204)
         if document["properties"]["provisioningState"] == "Creating":
             return self.polled(call, location, operation_id)
-        return Answer(200, self.shown(document))
+        return Answer(200, self._at(call, document), _JSON)
 
     def polled(self, call: Call, location: str, operation_id: str) -> Answer:
         """202 and where to ask again."""
@@ -157,7 +168,14 @@ class StorageAccounts(ResourceType):
         properties = document["properties"] | {"primaryEndpoints": self._endpoints(document["name"])}
         return document | {"properties": properties}
 
-    async def _change(self, resource_id: ResourceId, body: dict[str, Any], *, complete: bool) -> Answer:
+    def _at(self, call: Call, document: dict[str, Any]) -> dict[str, Any]:
+        shown = self.shown(document)
+        if call.api_version < rules.DELEGATION_SINCE:
+            properties = {key: value for key, value in shown["properties"].items() if key != rules.DELEGATION}
+            shown = shown | {"properties": properties}
+        return shown
+
+    async def _change(self, call: Call, resource_id: ResourceId, body: dict[str, Any], *, complete: bool) -> Answer:
         rules.check_body(body, complete=complete)
         document = self.document(resource_id)
         if body.get("kind") not in (None, document["kind"]) and body["kind"] != "StorageV2":
@@ -166,7 +184,7 @@ class StorageAccounts(ResourceType):
         properties = rules.merged_properties(document["properties"], body.get("properties") or {})
         changed = self._document(resource_id, document | body, document["location"], properties)
         self.save(resource_id, changed)
-        return Answer(200, self.shown(changed))
+        return Answer(200, self._at(call, changed), _JSON)
 
     def _document(
         self, resource_id: ResourceId, body: dict[str, Any], location: str, properties: dict[str, Any]

@@ -30,9 +30,11 @@ _SWITCHES = (
     "defaultToOAuthAuthentication",
     "supportsHttpsTrafficOnly",
 )
+# Shown from this API version on.
+DELEGATION, DELEGATION_SINCE = "allowCrossTenantDelegationSas", "2025-06-01"
 # In Azure's order. What a client sets beyond these stands in front of them.
 _ORDER = (
-    *("keyCreationTime", "allowCrossTenantReplication", "privateEndpointConnections", "minimumTlsVersion"),
+    *(DELEGATION, "keyCreationTime", "allowCrossTenantReplication", "privateEndpointConnections", "minimumTlsVersion"),
     *("allowBlobPublicAccess", "allowSharedKeyAccess", "largeFileSharesState", "networkAcls"),
     *("supportsHttpsTrafficOnly", "encryption", "accessTier", "provisioningState", "creationTime", "primaryEndpoints"),
     *("primaryLocation", "statusOfPrimary"),
@@ -80,6 +82,10 @@ def check_body(body: dict[str, Any], *, complete: bool) -> None:
             continue
         if (key in _CHOICES and value not in _CHOICES[key]) or (key in _SWITCHES and not isinstance(value, bool)):
             wrong.append(key)
+    policy = (properties or {}).get("keyPolicy")
+    days = policy.get("keyExpirationPeriodInDays") if isinstance(policy, dict) else None
+    if days is not None and (type(days) is not int or days < 0):
+        wrong.append("keyPolicy.keyExpirationPeriodInDays")
     if wrong:
         message = f"Values for request parameters are invalid: {', '.join(wrong)}."
         raise AzureError(400, "InvalidValuesForRequestParameters", message)
@@ -98,6 +104,7 @@ def new_properties(asked: dict[str, Any], location: str, endpoints: dict[str, st
     now = timestamp() + "Z"
     return merged_properties(
         {
+            DELEGATION: False,
             "keyCreationTime": {"key1": now, "key2": now},
             "allowCrossTenantReplication": False,
             "privateEndpointConnections": [],

@@ -83,6 +83,9 @@ class Shares(ResourceType):
         if not known:
             self._asked_of_files(lambda: self.cloud.files.create_share(account, name, _QUOTA_GIB))
         self._change(account, name, asked)
+        if asked.get("enabledProtocols") is not None:
+            # The service shows it of shares that were made with it, and of no others.
+            self.save(resource_id, {"type": self.type, "properties": {"enabledProtocols": asked["enabledProtocols"]}})
         return self._answer(201 if not known else 200, resource_id, asked)
 
     async def patch(self, call: Call, resource_id: ResourceId, body: dict[str, Any]) -> Answer:
@@ -96,8 +99,7 @@ class Shares(ResourceType):
     async def get(self, call: Call, resource_id: ResourceId) -> Answer:
         """The share as it is."""
         self._check_share(resource_id)
-        shown = self._shown(resource_id)
-        shown["properties"]["signedIdentifiers"] = []
+        shown = self._shown(resource_id, {"signedIdentifiers": []})
         return Answer(200, shown, {"ETag": shown["etag"]})
 
     async def list(self, call: Call, within: str) -> Answer:
@@ -114,6 +116,7 @@ class Shares(ResourceType):
         if not self.cloud.files.share_exists(account, name):
             return Answer(204)
         self._asked_of_files(lambda: self.cloud.files.delete_share(account, name))
+        self.cloud.store.delete("resource", resource_id.key)
         return Answer(200, headers={"Content-Type": "text/plain; charset=utf-8"})
 
     def preflight(self, resource_id: ResourceId, body: dict[str, Any]) -> None:
@@ -152,17 +155,18 @@ class Shares(ResourceType):
         etag = self.cloud.files.share_properties(resource_id.names[0], resource_id.name)["etag"]
         return Answer(status, body, {"ETag": etag})
 
-    def _shown(self, resource_id: ResourceId) -> dict[str, Any]:
+    def _shown(self, resource_id: ResourceId, policies: dict[str, Any] | None = None) -> dict[str, Any]:
         share = self.cloud.files.share_properties(resource_id.names[0], resource_id.name)
         properties: dict[str, Any] = {"leaseStatus": share["lease_status"], "leaseState": share["lease_state"]}
         if share["metadata"]:
             properties["metadata"] = share["metadata"]
-        properties |= {
+        made_with = self.cloud.store.get("resource", resource_id.key) or {"properties": {}}
+        properties |= (policies or {}) | {
             "accessTier": share["access_tier"],
             "accessTierChangeTime": share["access_tier_changed"],
             "lastModifiedTime": share["last_modified"],
             "shareQuota": share["quota_gib"],
-            "enabledProtocols": "SMB",
+            **made_with["properties"],
         }
         document = {"id": str(resource_id), "name": resource_id.name, "type": self.type, "etag": share["etag"]}
         return document | {"properties": properties}
