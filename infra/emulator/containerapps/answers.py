@@ -7,7 +7,8 @@ Location, ...OperationStatuses always 200, ...OperationResults 202 until there i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from infra.emulator.containerapps.locations import region_name
@@ -30,8 +31,18 @@ API_VERSIONS = (
     "2026-07-01",
 )
 _OPERATION_TIMEOUT = "PT15M"
+_SUPPORTED = MappingProxyType({"api-supported-versions": ", ".join(API_VERSIONS)})
+# The recordings hold none; without it clients poll every half minute, and 0 counts as absent.
+_RETRY = MappingProxyType({"Retry-After": "1"})
 # 0001-01-01 to 1970-01-01 in ticks of 100 ns: the service's `t` counts from there.
 _EPOCH_TICKS = 621_355_968_000_000_000
+
+
+def answer(
+    status: int, body: Any = None, headers: Mapping[str, str] | None = None, operation: Operation | None = None
+) -> Answer:
+    """An answer of this provider."""
+    return Answer(status, body, {**_SUPPORTED, **(headers or {})}, operation)
 
 
 def created(cloud: Cloud, call: Call, operation: Operation, location: str, body: Any) -> Answer:
@@ -39,8 +50,9 @@ def created(cloud: Cloud, call: Call, operation: Operation, location: str, body:
     headers = {
         "Azure-AsyncOperation": _status_address(cloud, call, operation, location),
         "x-ms-async-operation-timeout": _OPERATION_TIMEOUT,
+        **_RETRY,
     }
-    return Answer(201, body, headers, operation)
+    return answer(201, body, headers, operation)
 
 
 def patched(cloud: Cloud, call: Call, operation: Operation, location: str) -> Answer:
@@ -48,13 +60,14 @@ def patched(cloud: Cloud, call: Call, operation: Operation, location: str) -> An
     headers = {
         "Azure-AsyncOperation": _status_address(cloud, call, operation, location),
         "Location": _result_address(cloud, call, operation, location),
+        **_RETRY,
     }
-    return Answer(202, None, headers, operation)
+    return answer(202, None, headers, operation)
 
 
 def deleted(cloud: Cloud, call: Call, operation: Operation, location: str) -> Answer:
     """The 202 of a DELETE, and of an environment's PATCH, which has no Azure-AsyncOperation either."""
-    return Answer(202, None, {"Location": _result_address(cloud, call, operation, location)}, operation)
+    return answer(202, None, {"Location": _result_address(cloud, call, operation, location), **_RETRY}, operation)
 
 
 def poll(
@@ -72,13 +85,13 @@ def poll(
         }
         if operation.error is not None:
             body["error"] = operation.error
-        return Answer(200, body)
+        return answer(200, body, _RETRY if status == IN_PROGRESS else None)
     if status == IN_PROGRESS:
-        return Answer(202, None, {"Location": _result_address(cloud, call, operation, location)})
+        return answer(202, None, {"Location": _result_address(cloud, call, operation, location), **_RETRY})
     if status == FAILED and operation.error is not None:
         raise AzureError(400, operation.error["code"], operation.error["message"])
     shown = resource()
-    return Answer(204) if shown is None else Answer(200, shown)
+    return answer(204) if shown is None else answer(200, shown)
 
 
 def is_deletion(operation: Operation) -> bool:

@@ -68,19 +68,19 @@ class ContainerApps(ResourceType):
 
     async def get(self, call: Call, resource_id: ResourceId) -> Answer:
         """The app as the API version shows it."""
-        return Answer(200, self.shown_at(self.document(resource_id), call.api_version))
+        return answers.answer(200, self.shown_at(self.document(resource_id), call.api_version))
 
     async def list(self, call: Call, within: str) -> Answer:
         """All apps of a group or of the subscription."""
         prefix = within.lower().rstrip("/") + "/"
         apps = [document for _, document in self.cloud.store.items("resource", prefix) if document["type"] == self.type]
-        return Answer(200, {"value": [self.shown_at(document, call.api_version) for document in apps]})
+        return answers.answer(200, {"value": [self.shown_at(document, call.api_version) for document in apps]})
 
     async def delete(self, call: Call, resource_id: ResourceId) -> Answer:
         """202; 204 when there is none. Ends the processes."""
         document = self.cloud.store.get("resource", resource_id.key)
         if document is None:
-            return Answer(204)
+            return answers.answer(204)
         document["properties"]["provisioningState"] = DELETING
         self.save(resource_id, document)
         operation = self.cloud.operations.begin(answers.APP_RESULTS, str(resource_id), self._delete_all(resource_id))
@@ -91,9 +91,9 @@ class ContainerApps(ResourceType):
         document = self.document(resource_id)
         verb = action.lower()
         if verb == "listsecrets":
-            return Answer(200, {"value": self._secrets(resource_id)})
+            return answers.answer(200, {"value": self._secrets(resource_id)})
         if verb == "getauthtoken":
-            return Answer(200, self._tokens.issue(resource_id, document))
+            return answers.answer(200, self._tokens.issue(resource_id, document))
         if verb in ("start", "stop"):
             self._modifiable(resource_id)
             return await self._switch(call, resource_id, document, "Running" if verb == "start" else "Stopped")

@@ -159,7 +159,7 @@ class ManagedEnvironments(ResourceType):
         if before is not None and _asked(document) == _asked(before):
             document["properties"]["provisioningState"] = SUCCEEDED
             self.save(resource_id, document)
-            return Answer(200, self.shown_at(document, call.api_version))
+            return answers.answer(200, self.shown_at(document, call.api_version))
         document["properties"]["provisioningState"] = "Waiting" if before is None else "Updating"
         self.save(resource_id, document)
         operation = self._begin(resource_id)
@@ -175,25 +175,27 @@ class ManagedEnvironments(ResourceType):
         writable = {name: value for name, value in before.items() if name != "systemData"}
         document = self._document(call, resource_id, take(merge(writable, body), ENVIRONMENT), before)
         if _asked(document) == _asked(before):
-            return Answer(200, self.shown_at(before, call.api_version))
+            return answers.answer(200, self.shown_at(before, call.api_version))
         document["properties"]["provisioningState"] = "Updating"
         self.save(resource_id, document)
         return answers.deleted(self.cloud, call, self._begin(resource_id), document["location"])
 
     async def get(self, call: Call, resource_id: ResourceId) -> Answer:
         """The environment as the API version shows it."""
-        return Answer(200, self.shown_at(self.document(resource_id), call.api_version))
+        return answers.answer(200, self.shown_at(self.document(resource_id), call.api_version))
 
     async def list(self, call: Call, within: str) -> Answer:
         """All environments of a group or of the subscription."""
         answer = await super().list(call, within)
-        return Answer(200, {"value": [self.shown_at(document, call.api_version) for document in answer.body["value"]]})
+        return answers.answer(
+            200, {"value": [self.shown_at(document, call.api_version) for document in answer.body["value"]]}
+        )
 
     async def delete(self, call: Call, resource_id: ResourceId) -> Answer:
         """202; 204 when there is none. Refused while it holds apps."""
         document = self.cloud.store.get("resource", resource_id.key)
         if document is None:
-            return Answer(204)
+            return answers.answer(204)
         apps = [
             app["name"]
             for _, app in self.cloud.store.items("resource", "/subscriptions/")
@@ -217,9 +219,9 @@ class ManagedEnvironments(ResourceType):
         document = self.document(resource_id)
         verb = action.lower()
         if verb == "getauthtoken":
-            return Answer(200, self._tokens.issue(resource_id, document))
+            return answers.answer(200, self._tokens.issue(resource_id, document))
         if verb == "workloadprofilestates":
-            return Answer(200, {"value": _profile_states(document)})
+            return answers.answer(200, {"value": _profile_states(document)})
         if verb == "usages":
             return Answer(200, {"value": self._usages(resource_id)})
         raise NotEmulated(f"{self.type}/{action}")
@@ -402,20 +404,20 @@ class ManagedEnvironmentStorages(ResourceType):
             "properties": properties,
         }
         self.save(resource_id, document)
-        return Answer(200, document)
+        return answers.answer(200, document)
+
+    async def get(self, call: Call, resource_id: ResourceId) -> Answer:
+        """One storage, without its key."""
+        return answers.answer(200, self.document(resource_id))
 
     async def list(self, call: Call, within: str) -> Answer:
         """All storages of an environment."""
-        if (
-            not self.cloud.store.get("resource", within.lower().rstrip("/"))
-            and "/managedenvironments/" in within.lower()
-        ):
-            self._environment(ResourceId.parse(within).child("storages", "any"))
-        return await super().list(call, within)
+        self._environment(ResourceId.parse(within).child("storages", "any"))
+        return answers.answer(200, (await super().list(call, within)).body)
 
     async def delete(self, call: Call, resource_id: ResourceId) -> Answer:
         """200; 204 when there is none."""
-        return await super().delete(call, resource_id)
+        return answers.answer((await super().delete(call, resource_id)).status)
 
     def document(self, resource_id: ResourceId) -> dict[str, Any]:
         """The stored document. Raises the provider's own 404."""

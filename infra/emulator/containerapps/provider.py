@@ -73,7 +73,7 @@ class ContainerAppsProvider(Provider):
             if len(rest) == 3 and kind == "usages":
                 return Answer(200, {"value": self._usages(location)})
             if len(rest) == 3 and kind == "availablemanagedenvironmentsworkloadprofiletypes":
-                return Answer(200, {"value": self._profile_types(location)})
+                return answers.answer(200, {"value": self._profile_types(location)})
         raise NotEmulated(f"{method} {self.namespace}/{'/'.join(rest)}")
 
     def handles(self, path: str) -> bool:

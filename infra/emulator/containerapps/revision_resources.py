@@ -45,7 +45,7 @@ class ContainerAppRevisions(_ReadOnly):
     async def get(self, call: Call, resource_id: ResourceId) -> Answer:
         """One revision."""
         workload, revision = self._find(resource_id)
-        return Answer(200, self._show(workload, revision, call.api_version))
+        return answers.answer(200, self._show(workload, revision, call.api_version))
 
     async def list(self, call: Call, within: str) -> Answer:
         """All revisions of an app, inactive ones too, oldest first."""
@@ -55,7 +55,7 @@ class ContainerAppRevisions(_ReadOnly):
         wanted = call.query.get("$filter", "").replace(" ", "").lower()
         if wanted in ("properties/activeeqtrue", "properties/activeeqfalse"):
             shown = [each for each in shown if each["properties"]["active"] == wanted.endswith("true")]
-        return Answer(200, {"value": shown})
+        return answers.answer(200, {"value": shown})
 
     async def action(self, call: Call, resource_id: ResourceId, action: str, body: Any) -> Answer:
         """restart, activate, deactivate: 200 with a text."""
@@ -63,13 +63,13 @@ class ContainerAppRevisions(_ReadOnly):
         verb = action.lower()
         if verb == "restart":
             workload.restart(revision.name)
-            return Answer(200, "Restart succeeded")
+            return answers.answer(200, "Restart succeeded")
         if verb == "activate":
             workload.activate(revision)
-            return Answer(200, "Activate succeeded")
+            return answers.answer(200, "Activate succeeded")
         if verb == "deactivate":
             workload.deactivate(revision)
-            return Answer(200, "Deactivate succeeded")
+            return answers.answer(200, "Deactivate succeeded")
         raise NotEmulated(f"{self.type}/{action}")
 
     def _find(self, resource_id: ResourceId) -> tuple[Workload, Revision]:
@@ -119,13 +119,15 @@ class ContainerAppReplicas(_ReadOnly):
         assert revision_id is not None
         for replica in self._replicas(revision_id):
             if replica.name.lower() == resource_id.name.lower():
-                return Answer(200, self._show(revision_id, replica))
+                return answers.answer(200, self._show(revision_id, replica))
         raise AzureError(404, "ReplicaNotFound", f"Replica '{resource_id.name}' was not found.")
 
     async def list(self, call: Call, within: str) -> Answer:
         """All replicas of a revision, oldest first."""
         revision_id = ResourceId.parse(within)
-        return Answer(200, {"value": [self._show(revision_id, replica) for replica in self._replicas(revision_id)]})
+        return answers.answer(
+            200, {"value": [self._show(revision_id, replica) for replica in self._replicas(revision_id)]}
+        )
 
     def _replicas(self, revision_id: ResourceId) -> Sequence[Replica]:
         app_id = revision_id.parent
