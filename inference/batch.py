@@ -25,6 +25,9 @@ log = logging.getLogger("batch")
 BASE = "__base__"
 """What PEFT calls the model without an adapter in a mixed batch."""
 
+CACHE_NAMES = ("past_key_values", "cache_params")
+"""What transformers' models call their cache, as an argument and in their output."""
+
 PREFILL_TOKENS = 512
 """How many prompt tokens one step computes at most, so that a long prompt does not stop the other rows for long."""
 
@@ -99,7 +102,7 @@ def make_batch(model: Causal, *, slots: int, context_tokens: int, memory_bytes: 
     probe = DynamicCache(config=model.config)
     with torch.inference_mode(), model.using(BASE):
         one_token = torch.zeros((1, 1), dtype=torch.long, device=model.device)
-        output = model.module(input_ids=one_token, past_key_values=probe)
+        output = model.module(input_ids=one_token, past_key_values=probe, use_cache=True)
     reason = _why_not_slots(model, probe, context_tokens)
     if reason is None:
         bytes_per_slot = context_tokens * _bytes_held(probe)
@@ -116,10 +119,13 @@ def make_batch(model: Causal, *, slots: int, context_tokens: int, memory_bytes: 
         reason = _differs(model, batch)
         if reason is None:
             return batch
-    if getattr(output, "past_key_values", None) is None:
-        raise ValueError(f"{type(model.module).__name__} keeps no key-value cache, so it cannot generate step by step")
+    held = next((name for name in CACHE_NAMES if getattr(output, name, None) is not None), None)
+    if held is None:
+        raise ValueError(
+            f"{type(model.module).__name__} keeps no cache between tokens, so it cannot answer step by step"
+        )
     log.warning("requests are computed one after another in each step, which is slower: %s", reason)
-    return SeparateBatch(model, slots=slots, context_tokens=context_tokens)
+    return SeparateBatch(model, slots=slots, context_tokens=context_tokens, cache_name=held)
 
 
 def _bytes_held(cache: DynamicCache) -> int:
@@ -392,7 +398,8 @@ class SeparateBatch:
 
     kind = "separate"
 
-    def __init__(self, model: Causal, *, slots: int, context_tokens: int) -> None:
+    def __init__(self, model: Causal, *, slots: int, context_tokens: int, cache_name: str = CACHE_NAMES[0]) -> None:
+        self._cache_name = cache_name
         self.model, self.slots, self.context_tokens = model, slots, context_tokens
         self._rows: list[Row] = []
 
@@ -419,9 +426,9 @@ class SeparateBatch:
         with torch.inference_mode(), self.model.using(row.adapter):
             output = self.model.module(
                 input_ids=torch.tensor([row.tokens[row.computed :]], device=self.model.device),
-                past_key_values=row.cache,
                 use_cache=True,
+                **{self._cache_name: row.cache},
             )
-            row.cache = output.past_key_values
+            row.cache = getattr(output, self._cache_name)
             row.computed = len(row.tokens)
             return choose(output.logits[:, -1], [row.choice])[0]

@@ -168,6 +168,8 @@ def _check_safetensors(folder: Path, file: Path) -> None:
                 raise ModelFolderError(folder, f"{name} is not a safetensors file, or is cut off ({size} bytes)")
             header = json.loads(stream.read(length))
         ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+    except ModelFolderError:
+        raise
     except OSError as error:
         raise ModelFolderError(folder, f"{name} cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):

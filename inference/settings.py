@@ -233,7 +233,7 @@ class _Reader:
         told = []
         for name in sorted(self.environment):
             if name.startswith("INFERENCE_") and name not in self.known:
-                close = get_close_matches(name, self.known, n=1)
+                close = get_close_matches(name, self.known, n=1, cutoff=0.85)
                 told.append(f"{name} (did you mean {close[0]}?)" if close else name)
         return tuple(told)
 
