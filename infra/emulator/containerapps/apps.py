@@ -49,6 +49,7 @@ class ContainerApps(ResourceType):
         self._pace = pace
         self._workloads: dict[str, Workload] = {}
         self._ingresses: dict[str, Ingress] = {}
+        self._closed = False
 
     async def put(self, call: Call, resource_id: ResourceId, body: dict[str, Any]) -> Answer:
         """201 with InProgress; the work goes on."""
@@ -140,7 +141,7 @@ class ContainerApps(ResourceType):
         """The running side of an app. Raises the 404 of the resource manager when there is no such app."""
         workload = self._workloads.get(resource_id.key)
         if workload is None:
-            self.document(resource_id)
+            resource_id = _app_id(self.document(resource_id))
             workload = self._workloads[resource_id.key] = Workload(resource_id, self._surroundings(resource_id))
         return workload
 
@@ -194,10 +195,11 @@ class ContainerApps(ResourceType):
 
     async def stop_all(self) -> None:
         """Ends all processes and closes all ports within 8 seconds."""
-        await asyncio.gather(*(workload.stop(_STOP_GRACE_SECONDS) for workload in self._workloads.values()))
-        await asyncio.gather(*(ingress.stop() for ingress in self._ingresses.values()))
-        self._workloads.clear()
-        self._ingresses.clear()
+        self._closed = True
+        await asyncio.gather(
+            *(workload.stop(_STOP_GRACE_SECONDS) for workload in self._workloads.values()),
+            *(ingress.stop() for ingress in self._ingresses.values()),
+        )
 
     async def _write(
         self, call: Call, resource_id: ResourceId, taken: dict[str, Any], before: dict[str, Any] | None
@@ -257,7 +259,7 @@ class ContainerApps(ResourceType):
 
     async def _settle(self, resource_id: ResourceId) -> None:
         """Defaults, and a new revision if the template is another one. Succeeded does not mean that it is ready."""
-        await asyncio.sleep(self._pace.quick(_WORK_SECONDS))
+        await self._work()
         document = self.document(resource_id)
         accepted = document["properties"]
         settled = documents.settled(accepted)
@@ -287,11 +289,17 @@ class ContainerApps(ResourceType):
             workload.start()
         workload.changed()
 
+    async def _work(self) -> None:
+        """The time that the service takes. It never ends once the stand-in stops: the next start begins anew."""
+        await asyncio.sleep(self._pace.quick(_WORK_SECONDS))
+        if self._closed:
+            await asyncio.Event().wait()
+
     async def _switch(self, call: Call, resource_id: ResourceId, document: dict[str, Any], running: str) -> Answer:
         """start and stop: all replicas come back, or end."""
 
         async def switch() -> None:
-            await asyncio.sleep(self._pace.quick(_WORK_SECONDS))
+            await self._work()
             written = self.document(resource_id)
             written["properties"] |= {"runningStatus": running, "provisioningState": SUCCEEDED}
             self.save(resource_id, written)
@@ -305,6 +313,8 @@ class ContainerApps(ResourceType):
 
     async def _delete_all(self, resource_id: ResourceId) -> None:
         """Processes, port, documents."""
+        if not self.exists(resource_id):
+            return
         ingress = self._ingresses.pop(resource_id.key, None)
         if ingress is not None:
             await ingress.stop()
@@ -316,7 +326,7 @@ class ContainerApps(ResourceType):
             for kind in (_SECRETS, _PORTS):
                 self.cloud.store.delete(kind, resource_id.key)
             self.remove(resource_id)
-        del self._workloads[resource_id.key]
+        self._workloads.pop(resource_id.key, None)
 
     def _modifiable(self, resource_id: ResourceId) -> dict[str, Any] | None:
         """What is there, unless something is going on with it."""

@@ -78,8 +78,7 @@ class Ingress:
 
     async def stop(self) -> None:
         """Closes the ports; what is still being answered has a second."""
-        for runner in self._runners:
-            await runner.cleanup()
+        await asyncio.gather(*(runner.cleanup() for runner in self._runners))
         if self._client is not None:
             await self._client.close()
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TextIO
 
 from aiohttp import web
 
 from infra.emulator.operations import timestamp
+
+log = logging.getLogger(__name__)
 
 _MOST_BYTES = 10 * 1024 * 1024
 _MOST_TAIL, _DEFAULT_TAIL = 300, 20
@@ -24,28 +28,45 @@ _FOLLOWER_LINES = 10_000
 _HEARTBEAT_SECONDS = 30
 
 
+class _Follower:
+    """A stream's lines that were not sent yet."""
+
+    def __init__(self) -> None:
+        self.lines: asyncio.Queue[str | None] = asyncio.Queue(_FOLLOWER_LINES)
+        self.ended = False
+
+    def end(self) -> None:
+        """What waits is sent still; nothing comes after it."""
+        self.ended = True
+        if self.lines.empty():
+            self.lines.put_nowait(None)
+
+
 class Journal:
     """Lines of text in a file that is only added to; at 10 MiB it becomes `<name>.1` and a new one begins."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._followers: set[asyncio.Queue[str | None]] = set()
+        self._file: TextIO | None = None
+        self._followers: set[_Follower] = set()
 
     def add(self, line: str) -> None:
         """Writes one line and gives it to those who follow."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8", errors="replace") as file:
-            file.write(line + "\n")
-            if file.tell() > _MOST_BYTES:
-                self.path.replace(self.path.with_name(self.path.name + ".1"))
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a", encoding="utf-8", errors="replace")
+        self._file.write(line + "\n")
+        self._file.flush()
+        if self._file.tell() > _MOST_BYTES:
+            self._close_file()
+            self.path.replace(self.path.with_name(self.path.name + ".1"))
         for follower in list(self._followers):
             try:
-                follower.put_nowait(line)
+                follower.lines.put_nowait(line)
             except asyncio.QueueFull:
                 # A client that does not read must not hold the log: its stream ends.
                 self._followers.discard(follower)
-                follower.get_nowait()
-                follower.put_nowait(None)
+                follower.end()
 
     def tail(self, count: int) -> list[str]:
         """The last lines, at most `count`."""
@@ -57,22 +78,26 @@ class Journal:
 
     def close(self) -> None:
         """Ends the streams of those who follow: no further line will come."""
+        self._close_file()
         for follower in self._followers:
-            if follower.full():
-                follower.get_nowait()
-            follower.put_nowait(None)
+            follower.end()
         self._followers.clear()
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     async def read(self, count: int, follow: bool) -> AsyncIterator[str | None]:
         """The last `count` lines, then every new one. None where nothing came for a while."""
-        queue: asyncio.Queue[str | None] = asyncio.Queue(_FOLLOWER_LINES)
-        self._followers.add(queue)
+        follower = _Follower()
+        self._followers.add(follower)
         try:
             for line in self.tail(count):
                 yield line
-            while follow:
+            while follow and not (follower.ended and follower.lines.empty()):
                 try:
-                    line_or_end = await asyncio.wait_for(queue.get(), _HEARTBEAT_SECONDS)
+                    line_or_end = await asyncio.wait_for(follower.lines.get(), _HEARTBEAT_SECONDS)
                 except asyncio.TimeoutError:
                     yield None
                     continue
@@ -80,7 +105,7 @@ class Journal:
                     return
                 yield line_or_end
         finally:
-            self._followers.discard(queue)
+            self._followers.discard(follower)
 
 
 def container_line(stream: str, text: str, partial: bool = False) -> str:
@@ -144,20 +169,21 @@ async def answer(request: web.Request, stream: Stream) -> web.StreamResponse:
     tail = int(text) if (text := query.get("taillines", "")).isdecimal() else _DEFAULT_TAIL
     as_json = query.get("output", "json").lower() == "json"
     response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-cache"})
-    await response.prepare(request)
-    for words in stream.greeting:
-        await response.write(_shown(timestamp().rstrip("0"), words, as_json))
-    async for line in stream.journal.read(min(tail, _MOST_TAIL), query.get("follow", "").lower() == "true"):
-        if line is None:
-            # Also how a client that has left is noticed.
-            await response.write(
-                _shown(timestamp().rstrip("0"), f"No logs since last {_HEARTBEAT_SECONDS} seconds", as_json)
-            )
-        elif stream.line is None:
-            await response.write(line.encode() + b"\n")
-        else:
-            await response.write(_shown(*stream.line(line), as_json))
-    await response.write_eof()
+    try:
+        await response.prepare(request)
+        for words in stream.greeting:
+            await response.write(_shown(_now(), words, as_json))
+        async for line in stream.journal.read(min(tail, _MOST_TAIL), query.get("follow", "").lower() == "true"):
+            if line is None:
+                # Also how a client that has left is noticed.
+                await response.write(_shown(_now(), f"No logs since last {_HEARTBEAT_SECONDS} seconds", as_json))
+            elif stream.line is None:
+                await response.write(line.encode() + b"\n")
+            else:
+                await response.write(_shown(*stream.line(line), as_json))
+        await response.write_eof()
+    except ConnectionError:
+        log.debug("the client of the log stream %s has left", request.path)
     return response
 
 
@@ -172,6 +198,10 @@ _KEPT = re.compile(r"(\S+)Z (?:stdout|stderr) [FP] (.*)")
 def _console_line(line: str) -> tuple[str, str]:
     kept = _KEPT.fullmatch(line)
     return (f"{kept[1]}+00:00", kept[2]) if kept else ("", line)
+
+
+def _now() -> str:
+    return timestamp().rstrip("0")
 
 
 def _shown(time: str, text: str, as_json: bool) -> bytes:

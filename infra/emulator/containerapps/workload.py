@@ -14,6 +14,7 @@ import string
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ _TICK_SECONDS = 0.5
 _KEEP_OLD_SECONDS = 30.0
 _DEFAULT_GRACE_SECONDS = 30
 _REMEMBERED_REPLICAS = 5
+_KEPT_LOGS = 50
 _NO_UPSTREAM = "no healthy upstream"
 _STOPPED = "Error 404 - This Container App is stopped or does not exist."
 
@@ -131,6 +133,8 @@ class Workload:
         self._turn = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self._stale = True
+        self._settings: Settings | None = None
 
     @property
     def is_started(self) -> bool:
@@ -155,7 +159,8 @@ class Workload:
         self.events.close()
 
     def changed(self) -> None:
-        """The resource, a secret or a revision has been written: look again."""
+        """The resource or a revision has been written: look again."""
+        self._stale = True
         self._notify()
 
     def restart(self, name: str) -> None:
@@ -170,12 +175,13 @@ class Workload:
         """Ends the revision's replicas."""
         revision.active, revision.last_active = False, now_with_offset()
         self.revisions.save(revision)
-        self._notify()
+        self.changed()
 
     def activate(self, revision: Revision) -> None:
         """Runs the revision again, until the scale rules say otherwise with a replica."""
         revision.active = True
         self.revisions.save(revision)
+        self._stale = True
         self._reconcile()
         self._live[revision.name.lower()].activating = True
         self._notify()
@@ -239,27 +245,22 @@ class Workload:
 
     def _choose(self, host: str) -> LiveRevision:
         """The revision that the host names, or one by the traffic rules."""
-        settings = self._around.settings()
-        if settings.stopped or not self._live:
+        settings = self._settings or self._around.settings()
+        active = {key: live for key, live in self._live.items() if live.record.active}
+        if settings.stopped or not active:
             raise Refused(404, _STOPPED)
-        named = self._live.get(host.partition(".")[0].lower())
+        named = active.get(host.partition(".")[0].lower())
         if named is not None:
             return named
         if settings.mode != "Single":
-            weights = [(self._by_rule(rule), rule.get("weight") or 0) for rule in settings.traffic]
+            weights = [(_by_rule(rule, active), rule.get("weight") or 0) for rule in settings.traffic]
             able = [(live, weight) for live, weight in weights if live is not None and weight > 0]
             if not able:
                 raise Refused(404, _STOPPED)
             lives = [live for live, _ in able]
             return random.choices(lives, [weight for _, weight in able])[0]  # noqa: S311 (a share, not a secret)
-        newest_first = sorted(self._live.values(), key=lambda live: -live.record.number)
+        newest_first = sorted(active.values(), key=lambda live: -live.record.number)
         return next((live for live in newest_first if live.record.ready_once), newest_first[0])
-
-    def _by_rule(self, rule: Mapping[str, Any]) -> LiveRevision | None:
-        if rule.get("latestRevision"):
-            ready = [live for live in self._live.values() if live.record.ready_once] or list(self._live.values())
-            return max(ready, key=lambda live: live.record.number, default=None)
-        return self._live.get(str(rule.get("revisionName")).lower())
 
     async def _ready_replica(self, revision: LiveRevision) -> Replica:
         end = time.monotonic() + self._pace.hold_seconds
@@ -288,15 +289,11 @@ class Workload:
                 await asyncio.wait_for(self._wake.wait(), _TICK_SECONDS)
 
     def _reconcile(self) -> None:
-        settings = self._around.settings()
-        records = self.revisions.all()
-        for record in records:
-            key = record.name.lower()
-            if record.active and key not in self._live:
-                self._live[key] = LiveRevision(record, settings.target_port is not None, generation=_generation())
-            elif key in self._live:
-                self._live[key].record = record
-                self._live[key].has_ingress = settings.target_port is not None
+        if self._stale or self._settings is None:
+            self._stale = False
+            self._settings = self._around.settings()
+            self._take_up(self._settings)
+        settings = self._settings
         for live in list(self._live.values()):
             self._note_readiness(live)
             self._scale(live, settings)
@@ -304,9 +301,24 @@ class Workload:
                 del self._live[live.record.name.lower()]
         if settings.mode == "Single":
             self._supersede()
+
+    def _take_up(self, settings: Settings) -> None:
+        """What the store says now about the revisions."""
         self.revisions.prune(settings.most_inactive)
+        for record in self.revisions.all():
+            key = record.name.lower()
+            if key in self._live:
+                self._live[key].record = record
+                self._live[key].has_ingress = settings.target_port is not None
+            elif record.active:
+                self._live[key] = LiveRevision(record, settings.target_port is not None, generation=_generation())
 
     def _note_readiness(self, live: LiveRevision) -> None:
+        if live.activating and live.ready:
+            seconds = (datetime.now(timezone.utc) - live.ready[0].created).total_seconds()
+            message = f"Replica is ready {seconds:.1f} s after it was scheduled"
+            self._tell(live, live.ready[0].name, "ReplicaReady", message)
+            log.info("%s: cold start, ready after %.1f s", live.record.name, seconds)
         if live.ready or live.crashing:
             live.activating = False
         if live.ready and not live.record.ready_once:
@@ -383,6 +395,15 @@ class Workload:
         )
         live.replicas.append(replica)
         replica.start()
+        self._forget_old_logs()
+
+    def _forget_old_logs(self) -> None:
+        """Keeps the newest logs of replicas, those that run among them."""
+        running = {replica.journal.path for live in self._live.values() for replica in live.replicas}
+        logs = [path for path in self._around.folder.glob(f"{self.app_id.name}--*.log*") if path not in running]
+        for path in sorted(logs, key=lambda path: path.stat().st_mtime)[:-_KEPT_LOGS]:
+            self._journals.pop(path.name.partition(".")[0], None)
+            path.unlink()
 
     def _orders(self, record: Revision, replica: str, settings: Settings) -> Orders:
         template = record.template
@@ -429,6 +450,14 @@ class Workload:
         self._wake.set()
         turn, self._turn = self._turn, asyncio.Event()
         turn.set()
+
+
+def _by_rule(rule: Mapping[str, Any], active: Mapping[str, LiveRevision]) -> LiveRevision | None:
+    """The revision that a traffic rule names."""
+    if rule.get("latestRevision"):
+        ready = [live for live in active.values() if live.record.ready_once] or list(active.values())
+        return max(ready, key=lambda live: live.record.number, default=None)
+    return active.get(str(rule.get("revisionName")).lower())
 
 
 def _generation() -> str:
