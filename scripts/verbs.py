@@ -92,7 +92,7 @@ def provision(session: Session) -> Provisioned:
     if present is not None and planned.is_empty and key == held_key:
         return Provisioned(planned, present, False, release.read_current_id(session.share))
     session.outputs = deployment.create(session.clients, request, _told(session.say))
-    return Provisioned(planned, session.outputs, True, _still_serves(session))
+    return Provisioned(planned, session.outputs, True, _still_serves(session, new_key=held_key not in (None, key)))
 
 
 def deploy(session: Session) -> Deployed:
@@ -180,15 +180,21 @@ def _told(say: Callable[[str], None]) -> Callable[[Operation], None]:
     return tell
 
 
-def _still_serves(session: Session) -> str | None:
+def _still_serves(session: Session, *, new_key: bool) -> str | None:
     """After a change of the resources: the release that serves, None before the first deploy. Raises NotReady."""
     current = release.read_current_id(session.share)
     if current is None:
         session.say(f"The resources are there; the app waits for its first release: inferops deploy {session.name}")
         return None
-    state = session.app.state()
-    unchanged = replica.Restart(state.name, frozenset(), state.has_failed)
-    _wait(session, current, unchanged)
+    if new_key:
+        # A changed secret makes no new revision, and a replica reads it only when it starts
+        # (learn.microsoft.com, "Manage secrets in Azure Container Apps").
+        restarted = session.app.restart()
+        session.say(f"restarted the revision {restarted.revision}, which takes the new key")
+    else:
+        state = session.app.state()
+        restarted = replica.Restart(state.name, frozenset(), state.has_failed)
+    _wait(session, current, restarted)
     return current
 
 
