@@ -182,6 +182,27 @@ async def test_a_name_is_refused(here: World, name: str) -> None:
         here.type("containerApps").preflight(here.app_id(name), app_body())
 
 
+async def test_preflight_refuses_sizes_before_anything_is_made(here: World) -> None:
+    """Also where the environment is still to be made; a profile that is not known yet is left to the PUT."""
+    apps, elsewhere = here.type("containerApps"), f"{ENVIRONMENT}-to-come"
+    for environment, cpu, memory, profile in (
+        (ENVIRONMENT, 1, "1Gi", None),
+        (elsewhere, 1, "1Gi", None),
+        (ENVIRONMENT, 9, "56Gi", "T4"),
+    ):
+        body = app_body()
+        resources(cpu, memory, profile)(body)
+        app(environmentId=environment)(body)
+        with pytest.raises(AzureError, match="ContainerAppInvalidResourceTotal"):
+            apps.preflight(here.app_id(), body)
+    body = app_body()
+    resources(9, "56Gi", "A100")(body)
+    apps.preflight(here.app_id(), body)
+    template(containers=[])(body)
+    with pytest.raises(AzureError, match="ContainerAppCreateMustContainContainer"):
+        apps.preflight(here.app_id(), body)
+
+
 NOT_DONE: list[tuple[Change, str]] = [
     (template(initContainers=[{"name": "first", "image": "i"}]), "more than one container"),
     (configuration(dapr={"enabled": True}), "Dapr"),

@@ -101,10 +101,13 @@ class ContainerApps(ResourceType):
         raise NotEmulated(f"{self.type}/{action}")
 
     def preflight(self, resource_id: ResourceId, body: dict[str, Any]) -> None:
-        """What can be told before the environment is there."""
+        """What can be told although the deployment may still make or change the environment."""
         taken = take(body, documents.APP)
         configuration = (taken.get("properties") or {}).get("configuration") or {}
         rules.check_app(resource_id.name, taken, configuration.get("secrets") or [])
+        properties = taken["properties"]
+        environment_id = properties.get("environmentId") or properties["managedEnvironmentId"]
+        rules.check_before_deployment(taken, self.cloud.store.get("resource", environment_id.lower()))
 
     def shown(self, document: dict[str, Any]) -> dict[str, Any]:
         """As the newest API version shows it."""

@@ -295,6 +295,10 @@ class ManagedEnvironments(ResourceType):
         ):
             if asked.get(name):
                 raise NotEmulated(f"{self.type} with {name}")
+        if (asked.get("customDomainConfiguration") or {}).get("dnsSuffix"):
+            raise NotEmulated(f"{self.type} with a custom domain")
+        if ((taken.get("identity") or {}).get("type") or "None") != "None":
+            raise NotEmulated(f"{self.type} with an identity")
         if had.get("workloadProfiles") and not asked.get("workloadProfiles"):
             raise AzureError(400, "WorkloadProfileCannotRemoveAll", "At least 1 workload profile must be specified.")
         profiles = asked.get("workloadProfiles")

@@ -88,7 +88,8 @@ def plan(
     command = tuple(_ANY_ADDRESS.sub(_LOOPBACK, _replace_mounts(word, mounts)) for word in words)
     home, temporary = scratch / "home", scratch / "tmp"
     for folder in (home, temporary):
-        folder.mkdir(exist_ok=True)
+        # With its parents: what cleans the machine's temporary folder may have taken the replica's disk away.
+        folder.mkdir(parents=True, exist_ok=True)
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{_SYSTEM_PATH}",
         "HOME": str(home),

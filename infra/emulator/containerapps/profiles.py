@@ -132,21 +132,25 @@ def check_app(
     found = next((profile for profile in profiles if profile["name"].lower() == wanted.lower()), None)
     if found is None:
         raise _not_found(wanted)
-    kind = PROFILE_TYPES[found["workloadProfileType"]]
+    check_total(PROFILE_TYPES[found["workloadProfileType"]], containers)
+    return str(found["name"])
+
+
+def check_total(kind: ProfileType, containers: Sequence[Mapping[str, Any]]) -> None:
+    """Raises AzureError when a replica of these containers does not fit on a profile of that type."""
     if kind.name == "Consumption":
         _check_pairs(containers, float(kind.cores))
-    else:
-        cores, memory = _totals(containers)
-        if cores > kind.cores or memory > kind.memory_gib:
-            # The code is recorded for the consumption profile; how the service words this case is not.
-            raise AzureError(
-                400,
-                "ContainerAppInvalidResourceTotal",
-                f"The total requested CPU and memory resources for this application (CPU: {cores:g}, memory:"
-                f" {memory:g}) is invalid. Workload profile '{found['name']}' of type {kind.name} gives a replica at"
-                f" most [cpu: {kind.cores}, memory: {kind.memory_gib}Gi].",
-            )
-    return str(found["name"])
+        return
+    cores, memory = _totals(containers)
+    if cores > kind.cores or memory > kind.memory_gib:
+        # The code is known for the consumption profile; how the service words this case is not.
+        raise AzureError(
+            400,
+            "ContainerAppInvalidResourceTotal",
+            f"The total requested CPU and memory resources for this application (CPU: {cores:g}, memory: {memory:g}) is"
+            f" invalid. Workload profile type {kind.name} gives a replica at most [cpu: {kind.cores}, memory:"
+            f" {kind.memory_gib}Gi].",
+        )
 
 
 def memory_gib(memory: str) -> float:

@@ -71,6 +71,19 @@ def check_in_environment(
     )
 
 
+def check_before_deployment(taken: Mapping[str, Any], environment: Mapping[str, Any] | None) -> None:
+    """What a deployment's preflight adds to check_app(): sizes, where the profile's type is known already.
+
+    `environment` is as it is now, before the deployment makes or changes it.
+    """
+    wanted = taken["properties"].get("workloadProfileName") or "Consumption"
+    there = (environment or {}).get("properties", {}).get("workloadProfiles") or []
+    types = {"consumption": "Consumption"} | {each["name"].lower(): each["workloadProfileType"] for each in there}
+    kind = types.get(wanted.lower())
+    if kind is not None:
+        profiles.check_total(profiles.PROFILE_TYPES[kind], taken["properties"]["template"]["containers"])
+
+
 def _check_not_done(configuration: Mapping[str, Any], template: Mapping[str, Any]) -> None:
     """What Azure does and the stand-in does not."""
     if len(template["containers"]) > 1 or template.get("initContainers"):
