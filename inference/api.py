@@ -67,10 +67,12 @@ def create_api(engine: Engine, about: About) -> FastAPI:
     )
     _add_errors(app)
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", summary="Liveness: 200 as long as the process answers")
     def health() -> dict[str, str]:
         return {"status": "alive"}
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready", summary="Readiness: 200 when requests are answered, else 503; the details need the key")
     def ready(request: Request) -> JSONResponse:
         state = engine.state

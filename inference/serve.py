@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 from api import About, BodyLimit, RequestLog, create_api
-from auth import Application, Gate, Receive, Scope, Send
+from auth import Application, Gate, Message, Receive, Scope, Send
 from engine import Engine, EngineLimits, Load, Report
 from settings import Settings, SettingsError, read_settings
 
@@ -84,10 +84,8 @@ async def _serve(settings: Settings) -> int:
         return 1
     log.info("release %s: listening on %s:%d", settings.release, settings.host, settings.port)
     engine.start()
-    ending = asyncio.Event()
-    building = asyncio.create_task(_keep_page(page, engine, ending))
-    await _serve_until_told(server, listener, engine, settings.shutdown_grace_seconds)
-    ending.set()
+    building = asyncio.create_task(_keep_page(page, engine))
+    await _serve_until_told(server, listener, engine, page, settings.shutdown_grace_seconds)
     finished, _ = await asyncio.wait({building}, timeout=2)
     log.info("ended")
     if engine.running or not finished:
@@ -134,22 +132,38 @@ def _ledger_words(ledger: dict[str, float]) -> str:
 
 
 class LatePage:
-    """The page's place at "/": until the page is built, a browser is told to wait."""
+    """The page's place at "/": until the page is built, a browser is told to wait; at the end its connections close."""
 
     def __init__(self) -> None:
         self.application: Application | None = None
+        self.ending = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.application is not None:
-            await self.application(scope, receive, send)
+            await self.application(scope, self._until_ending(receive), send)
             return
         body = b"<!doctype html><meta http-equiv='refresh' content='2'><p>The page is starting ..."
         headers = [(b"content-type", b"text/html; charset=utf-8"), (b"retry-after", b"2")]
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
+    def _until_ending(self, receive: Receive) -> Receive:
+        """Tell the application that the browser has gone when the server ends: an open page listens for ever."""
 
-async def _keep_page(page: LatePage, engine: Engine, ending: asyncio.Event) -> None:
+        async def received() -> Message:
+            message = asyncio.ensure_future(receive())
+            ended = asyncio.ensure_future(self.ending.wait())
+            try:
+                await asyncio.wait({message, ended}, return_when=asyncio.FIRST_COMPLETED)
+                return await message if message.done() else {"type": "http.disconnect"}
+            finally:
+                message.cancel()
+                ended.cancel()
+
+        return received
+
+
+async def _keep_page(page: LatePage, engine: Engine) -> None:
     """Build the page, run it until the server ends."""
 
     def build() -> FastAPI:
@@ -165,7 +179,7 @@ async def _keep_page(page: LatePage, engine: Engine, ending: asyncio.Event) -> N
         async with built.router.lifespan_context(built):
             page.application = built
             log.info("start: the page is there")
-            await ending.wait()
+            await page.ending.wait()
     except Exception:  # the API goes on without the page
         log.exception("the page cannot be served")
 
@@ -179,7 +193,7 @@ class _Server(uvicorn.Server):
 
 
 async def _serve_until_told(
-    server: uvicorn.Server, listener: socket.socket, engine: Engine, grace_seconds: float
+    server: uvicorn.Server, listener: socket.socket, engine: Engine, page: LatePage, grace_seconds: float
 ) -> None:
     """Serve; on SIGTERM or SIGINT finish what runs within the grace period. A second signal ends it at once."""
     told = asyncio.Event()
@@ -197,6 +211,7 @@ async def _serve_until_told(
         await told.wait()
         if not await engine.drain(grace_seconds):
             log.warning("the grace period is over: requests that still ran were cut short")
+        page.ending.set()
         server.should_exit = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -204,6 +219,7 @@ async def _serve_until_told(
     draining = asyncio.create_task(drain())
     await server.serve(sockets=[listener])
     draining.cancel()
+    page.ending.set()
 
 
 def _listen(host: str, port: int) -> socket.socket:

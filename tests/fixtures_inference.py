@@ -6,13 +6,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,21 +113,21 @@ def make_tiny_model(share: Path) -> TinyModel:
     return tiny
 
 
+# Fixtures are imported by the modules that use them, and pytest takes each import for a fixture of its own: what is
+# costly is kept with the run's configuration, so that a session has one of each.
+_SHARE = pytest.StashKey[Path]()
+_ENGINE = pytest.StashKey["Engine"]()
+_SERVER = pytest.StashKey["Server"]()
+
+
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
-    """One share with the tiny model, made once for all workers of a run. Never changed: copy it to break it."""
-    # A worker's folder stands in the run's own; without workers it is the run's own.
-    worker = tmp_path_factory.getbasetemp()
-    run = worker.parent if os.environ.get("PYTEST_XDIST_WORKER") else worker
-    share = run / "tiny-share"
-    if not share.exists():
-        making = run / f"tiny-share-{os.getpid()}"
-        make_tiny_model(making)
-        try:
-            making.rename(share)
-        except OSError:  # another worker was quicker
-            shutil.rmtree(making)
-    return TinyModel(share)
+def tiny_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """One share with the tiny model. Never changed: copy it to break it."""
+    if _SHARE not in request.config.stash:
+        share = tmp_path_factory.mktemp("tiny") / "share"
+        make_tiny_model(share)
+        request.config.stash[_SHARE] = share
+    return TinyModel(request.config.stash[_SHARE])
 
 
 # An engine in this process
@@ -160,13 +159,15 @@ def make_engine(tiny: TinyModel, limits: Limits = LIMITS, adapters: tuple[Adapte
 
 
 @pytest.fixture(scope="session")
-def engine(tiny_model: TinyModel) -> Iterator[Engine]:
+def engine(request: pytest.FixtureRequest, tiny_model: TinyModel) -> Engine:
     """A running engine with both adapters."""
-    made = make_engine(tiny_model)
-    made.start()
-    made.wait_until_loaded()
-    yield made
-    assert asyncio.run(made.drain(10)), "a test left a request running"
+    if _ENGINE not in request.config.stash:
+        made = make_engine(tiny_model)
+        made.start()
+        made.wait_until_loaded()
+        request.config.stash[_ENGINE] = made
+        request.config.add_cleanup(lambda: asyncio.run(made.drain(10)) or None)
+    return request.config.stash[_ENGINE]
 
 
 # A server process
@@ -197,6 +198,9 @@ class Server:
     def wait_for_port(self, seconds: float = 60) -> None:
         self._wait(seconds, lambda: self.get("/health").status_code == 200)
 
+    def wait_for_page(self, seconds: float = 120) -> None:
+        self._wait(seconds, lambda: self.get("/config", headers=BEARER).status_code == 200)
+
     def wait_until(self, *statuses: str, seconds: float = 240) -> dict[str, Any]:
         """Poll /ready until it says one of the statuses; its whole body."""
         said: dict[str, Any] = {}
@@ -226,6 +230,11 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 
+    def end(self) -> None:
+        """Whatever has happened: no process is left."""
+        self.process.kill()
+        self.process.wait()
+
 
 def environment_for(tiny: TinyModel, port: int, **variables: str) -> dict[str, str]:
     """Variables of a server over the tiny model, by hand; nothing of this shell's own settings leaks in."""
@@ -250,22 +259,20 @@ def start_server(
 
 
 @pytest.fixture(scope="session")
-def server(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Server:
     """A ready server with both adapters, started as a replica starts it: from a release's folder on the share."""
-    folder = tmp_path_factory.mktemp("server")
-    environment = environment_for(tiny_model, free_port())
-    for name in ("MODEL_BASE", "MODEL_ADAPTERS"):
-        del environment[name]
-    environment["INFERENCE_RELEASE_FOLDER"] = str(write_release(tiny_model.share, folder))
-    environment["INFERENCE_SHARE"] = str(tiny_model.share)
-    started = start_server(folder, environment)
-    try:
+    if _SERVER not in request.config.stash:
+        folder = tmp_path_factory.mktemp("server")
+        environment = environment_for(tiny_model, free_port())
+        for name in ("MODEL_BASE", "MODEL_ADAPTERS"):
+            del environment[name]
+        environment["INFERENCE_RELEASE_FOLDER"] = str(write_release(tiny_model.share, folder))
+        environment["INFERENCE_SHARE"] = str(tiny_model.share)
+        started = start_server(folder, environment)
+        request.config.add_cleanup(started.end)
         started.wait_until("ready")
-        yield started
-        started.stop()
-    finally:
-        started.process.kill()
-        started.process.wait()
+        request.config.stash[_SERVER] = started
+    return request.config.stash[_SERVER]
 
 
 def write_release(share: Path, root: Path, release: str = "0123abcd") -> Path:

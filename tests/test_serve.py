@@ -1,0 +1,202 @@
+"""The process: it opens its port at once, says how far it is, fails with a reason, and ends in order."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from tests.fixtures_inference import (
+    BEARER,
+    INFERENCE,
+    KEY,
+    Server,
+    TinyModel,
+    environment_for,
+    free_port,
+    server,
+    start_server,
+    tiny_model,
+)
+
+__all__ = ["server", "tiny_model"]
+
+
+QUESTION = {"messages": [{"role": "user", "content": "fox"}], "max_tokens": 400}
+
+
+class Crowd:
+    """Streamed requests that begin at the same time, each in a thread."""
+
+    def __init__(self, server: Server, size: int) -> None:
+        self._answers: list[httpx.Response] = []
+        self.begun = threading.Event()
+
+        def ask(seed: int) -> None:
+            asked = QUESTION | {"seed": seed, "stream": True}
+            url = server.address + "/v1/chat/completions"
+            with httpx.stream("POST", url, json=asked, headers=BEARER, timeout=120) as answer:
+                self.begun.set()
+                answer.read()
+            self._answers.append(answer)
+
+        self._threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(size)]
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self) -> list[httpx.Response]:
+        for thread in self._threads:
+            thread.join(120)
+        return self._answers
+
+
+def test_the_ledger_of_the_start(server: Server) -> None:
+    ledger = server.get("/ready", headers=BEARER).json()["ledger"]
+    assert ledger["read_bytes"] > 100_000
+    parts = [ledger[name] for name in ("import_seconds", "read_seconds", "load_seconds", "warm_up_seconds")]
+    assert sum(parts) <= ledger["ready_seconds"] + 0.1
+    log = server.log()
+    for line in (
+        "listening on 127.0.0.1:",
+        "imports done (import ",
+        "weights read (0.5 MB, ",
+        "ready: LlamaForCausalLM",
+    ):
+        assert line in log
+    assert "release 0123abcd" in log
+    assert "Traceback" not in log
+    assert KEY not in log
+
+
+def test_open_at_once_failing_with_a_reason_ending_in_order(tiny_model: TinyModel, tmp_path: Path) -> None:
+    """A model folder that is missing: the process stays up and says so everywhere."""
+    environment = environment_for(tiny_model, free_port(), MODEL_ADAPTERS="lost=/nowhere/at/all")
+    started = start_server(tmp_path, environment)
+    try:
+        began = time.monotonic()
+        started.wait_for_port()
+        assert started.get("/ready").json() == {"status": "loading"}, "the port opens before the model is there"
+        opened = time.monotonic() - began
+        refused = httpx.post(
+            started.address + "/v1/chat/completions",
+            json={"messages": [{"role": "user", "content": "x"}]},
+            headers=BEARER,
+            timeout=30,
+        )
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "model_loading"
+        assert refused.headers["retry-after"] == "5"
+        assert "not ready yet" in refused.json()["error"]["message"]
+        page = started.get("/", headers=BEARER)
+        assert page.status_code == 503
+        assert "starting" in page.text
+
+        told = started.wait_until("failed")
+        assert time.monotonic() - began > opened
+        assert told["error"] == "/nowhere/at/all: there is no such folder (it exists up to /)"
+        assert started.get("/ready").status_code == 503
+        assert started.get("/ready").json() == {"status": "failed"}
+        assert started.get("/health").status_code == 200
+        with pytest.raises(openai.InternalServerError, match="there is no such folder"):
+            client = openai.OpenAI(base_url=started.address + "/v1", api_key=KEY, max_retries=0)
+            client.chat.completions.create(model="lost", messages=[{"role": "user", "content": "x"}])
+        lines = [line for line in started.log().splitlines() if "/nowhere/at/all" in line]
+        assert lines == [lines[0]]
+        assert "ERROR engine: the model cannot be served: /nowhere/at/all: there is no such folder" in lines[0]
+        assert "Traceback" not in started.log()
+        assert started.stop() == 0
+    finally:
+        started.end()
+
+
+def test_settings_that_cannot_be_used() -> None:
+    ended = subprocess.run(
+        [sys.executable, "serve.py"],
+        cwd=INFERENCE,
+        env={"PATH": "/usr/bin:/bin", "PORT": "x"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    lines = [line for line in ended.stderr.splitlines() if "ERROR" in line]
+    assert len(lines) == 4
+    assert "PORT='x': is not a whole number" in lines[0]
+    assert "INFERENCE_API_KEY: is not set" in lines[1]
+    assert "there is no model to serve" in lines[2]
+    assert lines[3].endswith("not started: 3 problems with the settings")
+
+
+def test_a_port_that_is_taken(server: Server, tiny_model: TinyModel) -> None:
+    environment = environment_for(tiny_model, httpx.URL(server.address).port or 0, INFERENCE_MAX_QUE="1")
+    ended = subprocess.run(
+        [sys.executable, "serve.py"], cwd=INFERENCE, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert "cannot listen on 127.0.0.1:" in ended.stderr
+    assert "Address already in use" in ended.stderr
+    assert "nothing reads the variable INFERENCE_MAX_QUE (did you mean INFERENCE_MAX_QUEUE?)" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_full_and_silent_queue_then_an_orderly_end(tiny_model: TinyModel, tmp_path: Path) -> None:
+    """One slot, six places in the queue, twelve requests; then SIGTERM while requests run and a page is open."""
+    environment = environment_for(
+        tiny_model,
+        free_port(),
+        INFERENCE_MAX_CONCURRENT="1",
+        INFERENCE_KEEP_ALIVE_SECONDS="0.05",
+        INFERENCE_MAX_NEW_TOKENS="400",
+        INFERENCE_MAX_PROMPT_TOKENS="60",
+        INFERENCE_MAX_QUEUE="6",
+        MODEL_ADAPTERS="",
+    )
+    started = start_server(tmp_path, environment)
+    try:
+        started.wait_until("ready")
+        answers = Crowd(started, 12).wait()
+        whole = [answer.text for answer in answers if answer.status_code == 200]
+        assert any("\n\n: keep-alive\n\n" in text for text in whole), "who waits gets comments, which clients ignore"
+        for text in whole:
+            events = [event for event in text.split("\n\n") if event and not event.startswith(":")]
+            assert events[-1] == "data: [DONE]"
+            assert all(json.loads(event.removeprefix("data: ")) for event in events[:-1])
+        full = [answer for answer in answers if answer.status_code == 429]
+        assert full
+        assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer in full)
+        assert all(answer.json()["error"]["code"] == "queue_full" for answer in full)
+        assert len(whole) + len(full) == 12
+
+        started.wait_for_page()
+        with httpx.Client(base_url=started.address, headers=BEARER, timeout=30) as client:
+            page = client.send(client.build_request("GET", "/gradio_api/heartbeat/an-open-page"), stream=True)
+            assert page.status_code == 200
+            client.get("/ready")  # opens a second connection, which stays open while the server ends
+            crowd = Crowd(started, 5)
+            assert crowd.begun.wait(30)
+            started.process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + 10
+            while (draining := client.get("/ready").json())["status"] == "ready":
+                assert time.monotonic() < deadline
+            assert draining["status"] == "draining"
+            refused = client.post("/v1/chat/completions", json=QUESTION)
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "model_draining"
+            assert [answer.text.endswith("data: [DONE]\n\n") for answer in crowd.wait()] == [True] * 5
+            began = time.monotonic()
+            assert started.process.wait(30) == 0
+            assert time.monotonic() - began < 5, "an open page does not hold the server back"
+        log = started.log()
+        assert "SIGTERM: no new requests; " in log
+        assert "cut short" not in log
+        assert "Traceback" not in log
+    finally:
+        started.end()
