@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
+from infra.emulator.files import FileService
+from infra.emulator.identity import SUBSCRIPTION, TENANT, Identity
+from infra.emulator.operations import Operations
+from infra.emulator.provider import Cloud
+from infra.emulator.resourcemanager import ResourceManager
+from infra.emulator.storage import StorageProvider
+from infra.emulator.store import Store
 from tests.conftest import RunningStandIn
 from tests.resource_manager_client import STORAGE, WORKSPACES, Arm, account, arm, groups_client, unique, workspace
 
@@ -146,6 +157,45 @@ def test_no_token(stand_in: RunningStandIn) -> None:
     assert response.headers["www-authenticate"].startswith("Bearer ")
 
 
+class _NoAccounts:
+    def keys(self, account: str) -> list[bytes] | None:
+        return None
+
+    def allows_shared_key(self, account: str) -> bool:
+        return False
+
+    def token_may(self, token: str, action: str) -> bool:
+        return False
+
+
+async def test_what_a_cloud_is_registered_by(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.db")
+    files = FileService(tmp_path / "shares", store, _NoAccounts())
+    cloud = Cloud(
+        state=tmp_path,
+        store=store,
+        operations=Operations(store),
+        files=files,
+        base_url="https://127.0.0.1:1",
+        certificate=tmp_path,
+        private_key=tmp_path,
+        subscription=SUBSCRIPTION,
+        tenant=TENANT,
+    )
+    manager = ResourceManager(cloud, Identity(store, cloud.base_url), [StorageProvider(cloud)])
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", manager.handle)
+    async with TestClient(TestServer(application)) as client:
+        # No token: it is asked before there can be one.
+        answer = await client.get("/metadata/endpoints?api-version=2022-09-01")
+        metadata = await answer.json()
+        own = str(client.make_url("")).rstrip("/")
+        assert (answer.status, metadata["resourceManager"]) == (200, own)
+        assert metadata["authentication"]["loginEndpoint"] == own
+        assert (await client.get("/subscriptions?api-version=2022-12-01")).status == 401
+    store.close()
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code", "part"),
     [
@@ -211,7 +261,9 @@ def test_bodies_that_are_not_json(writer: Arm) -> None:
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (400, "InvalidRequestContent")
     assert "could not be deserialized" in error["message"]
-    # As the Azure CLI sends templates: comments, and names without quotes.
+    # The Azure CLI leaves an empty part in a path, as in providers/Microsoft.Storage//storageAccounts.
+    assert writer.get(group.replace("/resourceGroups", "//resourceGroups"))["location"] == "eastus"
+    # As it sends templates: comments, and names without quotes.
     lenient = b"{location: 'eastus' /* where */, tags: {'a': 'b',}} // end"
     assert writer.http.put(group, params={"api-version": "2025-04-01"}, content=lenient).json()["tags"] == {"a": "b"}
     large = writer.http.put(group, params={"api-version": "2025-04-01"}, content=b" " * (5 * 1024 * 1024))

@@ -149,6 +149,8 @@ def test_shares_are_those_of_the_file_service(writer: Arm, stand_in: RunningStan
     }
     shown = client.file_shares.get(group, name, "made-there")
     assert (shown.access_tier, shown.lease_state) == ("TransactionOptimized", "available")
+    used = client.file_shares.get(group, name, "made-there", expand="stats")
+    assert used.share_usage_bytes == 4
     client.file_shares.delete(group, name, "made-there")
     assert [share["name"] for share in files.list_shares()] == ["made-here"]
     status, error = writer.error("GET", f"{path}/fileServices/default/shares/made-there", api_version=STORAGE)

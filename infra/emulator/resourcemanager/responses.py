@@ -16,7 +16,7 @@ from infra.emulator.exceptions import AzureError, NotEmulated
 from infra.emulator.operations import IN_PROGRESS
 from infra.emulator.provider import Answer, Call, Cloud, Principal, Provider
 from infra.emulator.resource_id import ResourceId
-from infra.emulator.resourcemanager import authorization
+from infra.emulator.resourcemanager import authorization, cloud_metadata
 from infra.emulator.resourcemanager.deletion import GroupDeletion
 from infra.emulator.resourcemanager.deployments import Deployments
 from infra.emulator.resourcemanager.groups import ResourceGroups
@@ -44,7 +44,7 @@ class Authenticator(Protocol):
 
 
 class ResourceManager:
-    """Everything under /subscriptions, /providers and /tenants."""
+    """Everything under /subscriptions, /providers and /tenants, and /metadata/endpoints, which needs no token."""
 
     def __init__(self, cloud: Cloud, identity: Authenticator, providers: Sequence[Provider]) -> None:
         self._cloud, self._identity, self._providers = cloud, identity, tuple(providers)
@@ -94,19 +94,19 @@ class ResourceManager:
         return response
 
     async def _answer(self, request: web.Request, correlation: str) -> Answer:
+        # Two slashes in a row count as one: clients leave out an empty part of a path.
+        segments = [unquote(segment) for segment in request.rel_url.raw_path.split("/") if segment]
+        if [segment.lower() for segment in segments] == ["metadata", "endpoints"] and request.method == "GET":
+            return Answer(200, cloud_metadata.endpoints(f"{request.scheme}://{request.host}", self._cloud.tenant))
         principal = self._identity.principal(request.headers.get("Authorization"))
         query = {name.lower(): value for name, value in request.query.items()}
         if not query.get("api-version"):
             message = "The api-version query parameter (?api-version=) is required for all requests."
             raise AzureError(400, "MissingApiVersionParameter", message, from_gateway=True)
         call = Call(principal, query["api-version"], f"{request.scheme}://{request.host}", query)
-        raw = request.rel_url.raw_path.strip("/")
-        segments = [unquote(segment) for segment in raw.split("/")]
-        if not all(segments):
-            raise _no_route(request.method, request.path)
         body, positions = await _read_body(request)
         request_ = _Request(request.method, segments, body, positions, call, correlation)
-        first = segments[0].lower()
+        first = segments[0].lower() if segments else ""
         if first == "subscriptions":
             return await self._in_subscriptions(request_)
         if first == "tenants" and len(segments) == 1 and request.method == "GET":

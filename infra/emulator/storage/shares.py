@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import uuid
+from pathlib import Path
 from typing import Any
 
 from infra.emulator.exceptions import AzureError, NotEmulated
@@ -100,6 +103,9 @@ class Shares(ResourceType):
         """The share as it is."""
         self._check_share(resource_id)
         shown = self._shown(resource_id, {"signedIdentifiers": []})
+        if "stats" in call.query.get("$expand", "").lower():
+            folder = self.cloud.files.share_folder(resource_id.names[0], resource_id.name)
+            shown["properties"]["shareUsageBytes"] = await asyncio.to_thread(_bytes_in, folder)
         return Answer(200, shown, {"ETag": shown["etag"]})
 
     async def list(self, call: Call, within: str) -> Answer:
@@ -195,6 +201,15 @@ class Shares(ResourceType):
         except StorageError as refusal:
             message = f"{refusal.message}\nRequestId:{uuid.uuid4()}\nTime:{timestamp()}Z"
             raise AzureError(refusal.status, refusal.code, message) from None
+
+
+def _bytes_in(folder: Path) -> int:
+    """The sizes of all files below `folder`. A file that goes away meanwhile counts nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def _check_service(resource_id: ResourceId | None) -> None:
