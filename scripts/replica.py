@@ -245,7 +245,8 @@ def wait_until_ready(
                 if readiness.status == "ready" and readiness.http_status == 200:
                     return readiness
                 raise _not_ready(app, f"The app cannot serve release {release}: {readiness.error or 'no reason told'}.")
-            if readiness.status == "ready" and readiness.release is None and elapsed > grace:
+            stranger = readiness.status == "ready" and readiness.release is None
+            if stranger and elapsed > grace and not _old_one_runs(app, restart):
                 raise NotSignedIn(
                     f"{endpoint.url} is ready and does not tell its release: it does not take this key.",
                     "Set INFERENCE_API_KEY to the app's key, or unset it to use the key of the app.",
@@ -253,8 +254,9 @@ def wait_until_ready(
         except Untrusted:
             raise
         except CloudError as error:
-            if isinstance(error, NotSignedIn) and elapsed > grace:
-                raise  # until then the old replica may answer, with the key that it was started with
+            # The old replica may answer still, with the key that it was started with.
+            if isinstance(error, NotSignedIn) and elapsed > grace and not _old_one_runs(app, restart):
+                raise
             now = error.message
         if progress and now != said:
             progress(now)
