@@ -7,7 +7,7 @@ import contextlib
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,6 @@ class World:
     cloud: Cloud
     provider: ContainerAppsProvider
     authority: Path
-    _open: list[aiohttp.ClientSession] = field(default_factory=list)
 
     def type(self, name: str) -> ResourceType:
         """A resource type of Microsoft.App."""

@@ -449,3 +449,48 @@ async def poll(here: World, address: str) -> Any:
     """What the address of an operation's status answers."""
     rest = tuple(address.partition("/providers/Microsoft.App/")[2].partition("?")[0].split("/"))
     return (await here.provider.subscription_call(call(), "GET", rest, None)).body
+
+
+async def test_a_request_is_not_held_for_ever(tmp_path: Path) -> None:
+    """From zero: 504 after the limit, and 503 at once when the container crashes instead."""
+    async with world(tmp_path, Pace(factor=300, hold_seconds=1)) as here:
+        await here.environment()
+        scale = {"minReplicas": 0, "maxReplicas": 1}
+        env = [{"name": "READY_AFTER", "value": "0"}]
+        await here.put("containerApps", here.app_id(), app_body(scale=scale, container={"env": env}))
+        await here.running()
+
+        async def at_zero() -> bool:
+            return bool((await here.revision())["runningState"] == "ScaledToZero")
+
+        await here.until(at_zero)
+        server = here.share / "server.py"
+        text = server.read_text()
+        server.write_text(text.replace('os.environ.get("READY_AFTER", "0")', '"60"'))
+        async with here.http() as client, client.get(await here.endpoint()) as response:
+            assert (response.status, await response.text()) == (504, "stream timeout")
+        await here.until(at_zero)
+        server.write_text("import sys; sys.exit(4)")
+        async with here.http() as client, client.get(await here.endpoint()) as response:
+            assert (response.status, await response.text()) == (503, "no healthy upstream")
+        assert "exit code 4" in (await here.revision())["runningStateDetails"]
+
+
+async def test_sigterm_then_sigkill_after_the_grace_period(here: World) -> None:
+    """A container that ignores SIGTERM is ended by force; its exit code says so."""
+    body = app_body(container={"env": [{"name": "STUBBORN", "value": "1"}]}, terminationGracePeriodSeconds=1)
+    await here.put("containerApps", here.app_id(), body)
+    await here.running()
+    process = (await here.ask())["pid"]
+    (revision,) = await here.revisions()
+    resource_id = here.app_id().child("revisions", revision["name"])
+    await here.type("containerApps/revisions").action(call(), resource_id, "restart", None)
+
+    async def ended() -> bool:
+        return bool((await here.replicas())[0]["properties"]["runningState"] == "NotRunning")
+
+    await here.until(ended)
+    assert not alive(process)
+    replica = (await here.replicas())[0]
+    assert replica["properties"]["runningStateDetails"].endswith("exit code: 137.")
+    assert here.provider.workload(here.app_id()).journal(replica["name"]).tail(1)[0].endswith("SIGTERM")

@@ -12,7 +12,7 @@ from typing import Any
 
 from infra.emulator.certificate import server_context
 from infra.emulator.containerapps import answers, documents, rules
-from infra.emulator.containerapps.environments import verification_id
+from infra.emulator.containerapps.environment_documents import verification_id
 from infra.emulator.containerapps.ingress import Ingress
 from infra.emulator.containerapps.launch import CannotStart
 from infra.emulator.containerapps.locations import display_name

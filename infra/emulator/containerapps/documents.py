@@ -290,7 +290,7 @@ def identity(taken: Mapping[str, Any] | None, app_id: str, tenant: str) -> dict[
     shown: dict[str, Any] = {"type": kind}
     if "SystemAssigned" in kind:
         shown |= {"principalId": _made(f"{app_id}/identity"), "tenantId": tenant}
-    if "UserAssigned" in kind.replace("SystemAssigned", ""):
+    if "UserAssigned" in kind:
         shown["userAssignedIdentities"] = {
             name: {"principalId": _made(f"{name}/principal"), "clientId": _made(f"{name}/client")}
             for name in (taken or {}).get("userAssignedIdentities") or {}

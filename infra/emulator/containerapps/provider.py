@@ -8,13 +8,14 @@ from typing import Any
 
 from aiohttp import web
 
-from infra.emulator.containerapps import answers, logs, processes
+from infra.emulator.containerapps import answers, environment_documents, logs, processes
 from infra.emulator.containerapps.apps import ContainerApps
-from infra.emulator.containerapps.environments import ManagedEnvironments, ManagedEnvironmentStorages, usage
+from infra.emulator.containerapps.environments import ManagedEnvironments, usage
 from infra.emulator.containerapps.locations import region_name
 from infra.emulator.containerapps.pace import Pace
 from infra.emulator.containerapps.profiles import PROFILE_TYPES
 from infra.emulator.containerapps.revision_resources import ContainerAppReplicas, ContainerAppRevisions
+from infra.emulator.containerapps.storages import ManagedEnvironmentStorages
 from infra.emulator.containerapps.tokens import Tokens
 from infra.emulator.containerapps.workload import Workload
 from infra.emulator.exceptions import AzureError, NotEmulated
@@ -134,7 +135,7 @@ class ContainerAppsProvider(Provider):
             document = self._cloud.store.get("resource", resource_id.key)
             if document is None:
                 return None
-            show = self._apps.shown_at if is_app else self._environments.shown_at
+            show = self._apps.shown_at if is_app else environment_documents.at_version
             return show(document, call.api_version)
 
         return answers.poll(self._cloud, call, kind, region_name(location), operation, resource)

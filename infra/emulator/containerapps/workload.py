@@ -178,12 +178,15 @@ class Workload:
         self.changed()
 
     def activate(self, revision: Revision) -> None:
-        """Runs the revision again, until the scale rules say otherwise with a replica."""
+        """Runs the revision again, with a replica until the scale rules say otherwise."""
         revision.active = True
         self.revisions.save(revision)
         self._stale = True
         self._reconcile()
-        self._live[revision.name.lower()].activating = True
+        live = self._live[revision.name.lower()]
+        if self._settings is not None and not self._settings.stopped and not live.live:
+            live.activating = True
+            self._begin(live, self._settings)
         self._notify()
 
     def live(self, name: str) -> LiveRevision | None:
@@ -319,7 +322,7 @@ class Workload:
             message = f"Replica is ready {seconds:.1f} s after it was scheduled"
             self._tell(live, live.ready[0].name, "ReplicaReady", message)
             log.info("%s: cold start, ready after %.1f s", live.record.name, seconds)
-        if live.ready or live.crashing:
+        if live.ready or live.crashing or not (live.live or live.waiting):
             live.activating = False
         if live.ready and not live.record.ready_once:
             live.record.ready_once = True
@@ -341,7 +344,7 @@ class Workload:
         count, now = max(len(live.current), len(serving)), time.monotonic()
         in_flight = live.waiting + sum(replica.in_flight for replica in live.live)
         wanted = live.scale.wanted(in_flight)
-        if not live.record.ready_once or live.activating:
+        if not live.record.ready_once:
             wanted = max(wanted, 1)
         if wanted >= count:
             live.surplus_since = None
@@ -349,10 +352,11 @@ class Workload:
             live.surplus_since = live.surplus_since or now
             if now - live.surplus_since < self._pace.quick(live.scale.cooldown_seconds):
                 wanted = count
+        if wanted and not live.replicas:
+            self._tell(live, None, "KEDAScaleTargetActivated", f"Scaled revision from 0 to {wanted}")
         if wanted and not live.live:
             # Once it has been ready, requests wait for it to be so again.
             live.activating = live.activating or live.record.ready_once
-            self._tell(live, None, "KEDAScaleTargetActivated", f"Scaled revision from 0 to {wanted}")
         for _ in range(wanted - len(live.current)):
             self._begin(live, settings)
         surplus = sorted(live.current, key=lambda replica: (replica.ready, replica.in_flight, replica.created))
