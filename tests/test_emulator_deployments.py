@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -502,6 +503,42 @@ def test_a_killed_stand_in_takes_the_deployment_up_again(own_stand_in: RunningSt
         assert names == {f"{prefix}{index}" for index in range(12)} | {"logs-1"}
         made = {one["id"].rpartition("/")[2] for one in shown["properties"]["outputResources"]}
         assert made == names
+
+
+def test_a_stopped_stand_in_takes_the_deployment_up_again(tmp_path: Path) -> None:
+    with running_stand_in(tmp_path / "state") as running:
+        writer = arm(running)
+        path = f"{writer.group()}/providers/Microsoft.Resources/deployments/slow"
+        begun = writer.request("PUT", path, deployment(_slow(6, f"acct{unique()}t")))
+        assert begun.status_code == 201
+    with running_stand_in(tmp_path / "state") as restarted:
+        shown = arm(restarted).wait(begun)
+        assert shown["properties"]["provisioningState"] == "Succeeded", json.dumps(shown["properties"])
+        assert len(shown["properties"]["outputResources"]) == 6
+
+
+def test_what_a_killed_stand_in_had_begun_is_waited_for(own_stand_in: RunningStandIn) -> None:
+    writer = arm(own_stand_in)
+    group = writer.group()
+    environment = {
+        "type": "Microsoft.App/managedEnvironments",
+        "apiVersion": "2026-01-01",
+        "name": "env",
+        "location": "eastus",
+        "properties": {},
+    }
+    path = f"{group}/providers/Microsoft.Resources/deployments/slow"
+    begun = writer.request("PUT", path, deployment(template([environment])))
+    while not writer.get(f"{group}/resources")["value"]:
+        time.sleep(0.005)
+    own_stand_in.kill()
+    with running_stand_in(own_stand_in.state) as restarted:
+        again = arm(restarted)
+        # To change the environment now would be refused: ManagedEnvironmentOperationInProgress.
+        shown = again.wait(begun)
+        assert shown["properties"]["provisioningState"] == "Succeeded", json.dumps(shown["properties"])
+        status = again.get(f"{group}/providers/Microsoft.App/managedEnvironments/env", "2026-01-01")
+        assert status["properties"]["provisioningState"] == "Succeeded"
 
 
 def test_a_killed_stand_in_goes_on_deleting(own_stand_in: RunningStandIn) -> None:

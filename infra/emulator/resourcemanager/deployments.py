@@ -66,6 +66,12 @@ class Deployments:
                 continue
             self._begin(call, record, template, taken_up=True)
 
+    async def suspend(self) -> None:
+        """Stops what goes on without recording it as cancelled: the next start takes it up again."""
+        for record in self._records.all():
+            if "operation" in record and record["document"]["properties"]["provisioningState"] in ACTIVE:
+                await self._cloud.operations.cancel(record["operation"])
+
     async def handle(
         self,
         call: Call,

@@ -34,6 +34,8 @@ from infra.emulator.template import Entry, NotSupported, Scope, Template, Templa
 
 log = logging.getLogger(__name__)
 
+_TERMINAL = (SUCCEEDED, FAILED, CANCELED)
+_SETTLING_SECONDS, _LONGEST_WORK_SECONDS = 0.1, 300.0
 _FAILED_MESSAGE = (
     "At least one resource deployment operation failed. Please list deployment operations for details. Please see"
     " https://aka.ms/arm-deployment-operations for usage details."
@@ -78,6 +80,7 @@ class Run:
         """`taken_up`: an earlier process had begun it, and what it recorded as done is not done again."""
         self._around, self._call, self._record, self._template = around, call, record, template
         self._id: str = record["document"]["id"]
+        self._taken_up = taken_up
         self._done_before = around.records.succeeded(self._id) if taken_up else set()
         self._made: set[str] = set()
         self._failures: list[AzureError] = []
@@ -175,6 +178,8 @@ class Run:
         resource_id = resource_id_of(entry)
         self._around.namespaces.register_now(resource_id.namespace)
         call = Call(self._call.principal, entry.api_version, self._call.base_url)
+        if self._taken_up:
+            await self._until_settled(call, resource_id)
         answer = await self._around.resources.put(call, resource_id, body)
         try:
             await settle(self._around.cloud, answer)
@@ -182,6 +187,18 @@ class Run:
             raise AzureError(409, "ResourceDeploymentFailure", _TERMINAL_MESSAGE, details=[problem]) from None
         self._made.add(str(self._around.resources.canonical(resource_id)))
         return answer
+
+    async def _until_settled(self, call: Call, resource_id: ResourceId) -> None:
+        """Waits for what the earlier process had begun on the resource: until then its provider refuses a change."""
+        for _ in range(round(_LONGEST_WORK_SECONDS / _SETTLING_SECONDS)):
+            try:
+                shown = (await self._around.resources.get(call, resource_id)).body
+            except AzureError:
+                # It is not there: nothing had been begun.
+                return
+            if shown.get("properties", {}).get("provisioningState", SUCCEEDED) in _TERMINAL:
+                return
+            await asyncio.sleep(_SETTLING_SECONDS)
 
     async def _nested(self, entry: Entry, body: dict[str, Any]) -> Answer:
         """A nested deployment: a deployment of its own, under its own name, whose resources count as made by this."""
@@ -195,7 +212,7 @@ class Run:
         record["root"] = self._record.get("root", self._id)
         self._around.records.clear_operations(entry.id)
         self._around.records.save(record)
-        run = Run(self._around, self._call, record, template, taken_up=False)
+        run = Run(self._around, self._call, record, template, taken_up=self._taken_up)
         try:
             await run.run()
         except AzureError as problem:

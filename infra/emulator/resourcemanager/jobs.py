@@ -32,6 +32,7 @@ class Jobs:
     def __init__(self, store: Store, operations: Operations) -> None:
         self._store, self._operations = store, operations
         self._workers: dict[str, Worker] = {}
+        self._going_on: dict[str, str] = {}
 
     def add(self, kind: str, worker: Worker) -> None:
         """`worker` gets the request as it was given to begin(), and must be able to begin it a second time."""
@@ -63,8 +64,14 @@ class Jobs:
             elif time.time() - document["time_seconds"] > _KEPT_SECONDS:
                 self._store.delete("job", job)
 
+    async def suspend(self) -> None:
+        """Stops what goes on; the next start begins it again."""
+        for operation_id in list(self._going_on.values()):
+            await self._operations.cancel(operation_id)
+
     def _start(self, job: str, document: dict[str, Any]) -> None:
-        self._operations.begin(document["kind"], document["scope"], self._work(job, document))
+        operation = self._operations.begin(document["kind"], document["scope"], self._work(job, document))
+        self._going_on[job] = operation.id
 
     async def _work(self, job: str, document: dict[str, Any]) -> None:
         try:
@@ -76,6 +83,7 @@ class Jobs:
             log.exception("%s %s", document["kind"], document["scope"])
             message = "The stand-in failed; see its log."
             answer = Answer(500, {"error": {"code": "InternalServerError", "message": message}})
+        self._going_on.pop(job, None)
         # What was asked is not needed any more, and may hold the values of secure parameters.
         self._store.put("job", job, document | {"request": None, "status": answer.status, "body": answer.body})
 

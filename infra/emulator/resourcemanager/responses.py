@@ -66,7 +66,9 @@ class ResourceManager:
         self._deployments.resume()
 
     async def stop(self) -> None:
-        """Stops the providers. What is still going on is taken up by the next start."""
+        """Stops what is going on, which the next start takes up again, and then the providers."""
+        await self._deployments.suspend()
+        await self._jobs.suspend()
         for provider in self._providers:
             await provider.stop()
 
