@@ -24,9 +24,9 @@ NAMES = Names("app", "app--1", "app--1-abc-def", "domain.localhost")
 class Supervised:
     """A command under the supervisor."""
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, disk: Path, *command: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(SUPERVISOR), *command],
+            [sys.executable, "-I", "-S", str(SUPERVISOR), str(disk), *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -55,12 +55,14 @@ class Supervised:
 
 
 @pytest.fixture
-def supervise() -> Iterator[Any]:
-    """Makes supervised commands and ends them all."""
+def supervise(tmp_path: Path) -> Iterator[Any]:
+    """Makes supervised commands with a disk and ends them all."""
     made: list[Supervised] = []
+    disk = tmp_path / "disk"
+    disk.mkdir()
 
     def make(*command: str) -> Supervised:
-        made.append(Supervised(*command))
+        made.append(Supervised(disk, *command))
         return made[-1]
 
     yield make
@@ -119,13 +121,16 @@ def test_what_the_main_process_started_ends_with_it(supervise: Any) -> None:
         os.kill(children[1], signal.SIGKILL)
 
 
-def test_everything_ends_when_the_stand_in_dies(supervise: Any) -> None:
+def test_everything_ends_when_the_stand_in_dies(supervise: Any, tmp_path: Path) -> None:
     """The end of the line is enough, at once and without a grace period."""
     orphan = supervise("sh", "-c", "trap '' TERM; sleep 100 & echo $!; wait")
     child = int(orphan.line())
+    assert supervise("true").process.wait(5) == 0
+    assert (tmp_path / "disk").exists()
     orphan.close()
     assert gone(orphan.main_process)
     assert gone(child)
+    assert not (tmp_path / "disk").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")

@@ -161,6 +161,7 @@ class Replica:
             "-I",
             "-S",
             str(_SUPERVISOR),
+            str(scratch),
             *launch.command,
             stdin=PIPE,
             stdout=PIPE,

@@ -1,13 +1,16 @@
-"""A program of its own between the stand-in and one container's process: `python -I -S supervisor.py COMMAND ARGS...`.
+"""A program of its own between the stand-in and one container's process.
+
+    python -I -S supervisor.py DISK COMMAND ARGUMENTS...
 
 It does what a container host does and a plain child process does not: when the main process has ended, everything that
 it started ends too; and when the stand-in is gone, however it died, nothing stays behind. It imports nothing of the
 package, so that it starts in a few milliseconds.
 
 Standard input is the line to the stand-in: `terminate` sends SIGTERM to the main process, `kill` SIGKILL to all of
-them, and the end of the line means that the stand-in has died, which is `kill`. The first line on standard output is
-the process id of the main process; what follows is the main process's own output. Exits as a container does: with the
-main process's exit code, or 128 + the number of the signal that ended it; 127 when the command cannot be started.
+them, and the end of the line means that the stand-in has died, which is `kill` and the end of the replica's DISK. The
+first line on standard output is the process id of the main process; what follows is the main process's own output.
+Exits as a container does: with the main process's exit code, or 128 + the number of the signal that ended it; 127 when
+the command cannot be started.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 def main() -> int:
     """Runs the command in the arguments to its end."""
-    command = sys.argv[1:]
+    disk, *command = sys.argv[1:]
     ended, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
@@ -33,8 +36,12 @@ def main() -> int:
     main_process = os.fork()
     if main_process == 0:
         _become(command)
-    code = _watch(main_process, ended)
-    _end_all(main_process)
+    code, stand_in_lives = _watch(main_process, ended)
+    _end_all()
+    if not stand_in_lives:
+        import shutil  # rarely needed, and slow to import
+
+        shutil.rmtree(disk, ignore_errors=True)
     return code
 
 
@@ -56,14 +63,16 @@ def _become(command: list[str]) -> None:
         os._exit(127)
 
 
-def _watch(main_process: int, ended: int) -> int:
-    """Obeys the stand-in until the main process has ended; its exit code as a container shows it."""
+def _watch(main_process: int, ended: int) -> tuple[int, bool]:
+    """Obeys the stand-in until the main process has ended: its exit code as a container shows it, and whether the
+    stand-in lives still."""
     line, pending = 0, b""
     sources = [line, ended]
     while True:
         status = _status(main_process)
         if status is not None:
-            return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+            code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+            return code, line in sources
         for source in select.select(sources, [], [])[0]:
             data = os.read(source, 4096)
             if source == ended:
@@ -94,7 +103,7 @@ def _status(main_process: int) -> int | None:
     return status
 
 
-def _end_all(main_process: int) -> None:
+def _end_all() -> None:
     """Ends what is left: processes that left the group have come to this one, their subreaper (Linux alone)."""
     while True:
         try:
