@@ -178,8 +178,9 @@ def test_deleting_a_deployment(writer: Arm) -> None:
     assert replay.compared == 2
 
 
-def test_groups(writer: Arm) -> None:
-    suffix = unique()
+def test_groups(own_stand_in: RunningStandIn) -> None:
+    # A list by tag must hold one group alone.
+    writer, suffix = arm(own_stand_in), unique()
     replay = _replay(writer, cli_test_rg_scenario000001=f"cli{suffix}", **{"asotest-rg-xrwsgc": f"aso{suffix}"})
     writer.request("PUT", f"/resourcegroups/cli{suffix}", {"location": "westus"})
     # The group's own template is not exported.
