@@ -2,6 +2,25 @@
 
 The only reader of the process environment. It knows the release (which folders hold the model), the address to listen
 on, the key and the limits; it does not know whether a model folder is any good: that is said by model.py.
+
+| variable | default | meaning |
+|---|---|---|
+| INFERENCE_API_KEY | none: needed | who shows it may call |
+| INFERENCE_RELEASE_FOLDER | set by start.sh | the release; its release.json names the model's folders |
+| INFERENCE_SHARE | the release's share | the folder that the names in release.json start from |
+| MODEL_BASE, MODEL_ADAPTERS | none | instead of a release: a folder; name=folder,name=folder |
+| HOST, PORT | 0.0.0.0, 8000 | where to listen |
+| INFERENCE_MAX_PROMPT_TOKENS | 3072 | the longest prompt |
+| INFERENCE_DEFAULT_NEW_TOKENS | 512 | an answer's length when the request does not say |
+| INFERENCE_MAX_NEW_TOKENS | 1024 | the most that a request may ask for |
+| INFERENCE_MAX_CONCURRENT | 16 | requests computed at once; fewer when memory is short |
+| INFERENCE_MAX_QUEUE | 64 | requests that may wait; more get 429 |
+| INFERENCE_MAX_BODY_BYTES | 2097152 | the largest request body |
+| INFERENCE_DEVICE | auto | auto, cpu, cuda |
+| INFERENCE_DTYPE | auto | auto, float32, bfloat16, float16 |
+| INFERENCE_KEEP_ALIVE_SECONDS | 15 | a comment in a stream that is silent for so long |
+| INFERENCE_SHUTDOWN_GRACE_SECONDS | 25 | how long running requests may go on after SIGTERM |
+| INFERENCE_INSTALL_SECONDS | set by start.sh | for the ledger: how long it installed dependencies |
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def build_page(engine: Engine) -> FastAPI:
     async def answer(
         message: str, history: list[dict[str, Any]], model: str, system: str, temperature: float, max_tokens: float
     ) -> AsyncIterator[str | dict[str, Any]]:
-        messages = [*_conversation(history, system or ""), {"role": "user", "content": message}]
+        messages = [*conversation(history, system or ""), {"role": "user", "content": message}]
         request = ChatRequest(messages, model, max_tokens=int(max_tokens), temperature=temperature)
         try:
             stream = await engine.submit(request)
@@ -88,7 +88,13 @@ def build_page(engine: Engine) -> FastAPI:
                 elem_id="chat",
             ),
             textbox=gr.Textbox(
-                placeholder="Write a message", autofocus=True, submit_btn=True, stop_btn=True, max_lines=8, scale=7
+                placeholder="Write a message",
+                elem_id="message",
+                autofocus=True,
+                submit_btn=True,
+                stop_btn=True,
+                max_lines=8,
+                scale=7,
             ),
             additional_inputs=[model, system, temperature, longest],
             additional_inputs_accordion=gr.Accordion("Settings", open=False, render=False),
@@ -123,7 +129,7 @@ def _not_answered(reason: str) -> dict[str, Any]:
     return {"role": "assistant", "content": reason[:1].upper() + reason[1:], "metadata": {"title": NOT_ANSWERED}}
 
 
-def _conversation(history: Sequence[Mapping[str, Any]], system: str) -> list[dict[str, str]]:
+def conversation(history: Sequence[Mapping[str, Any]], system: str) -> list[dict[str, str]]:
     """The turns that the model is sent: without the questions that got no answer, and what was said instead of one."""
     messages = [{"role": "system", "content": system}] if system.strip() else []
     for turn in history:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ async def answer(engine: Engine, request: ChatRequest) -> tuple[list[int], str, 
 class Reference:
     """The same folders in the plain library: `model.generate`, one request at a time."""
 
-    def __init__(self, tiny: TinyModel) -> None:
+    def __init__(self, tiny: TinyModel, adapters: Sequence[AdapterFolder]) -> None:
         import torch
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -57,7 +58,7 @@ class Reference:
             base: Any = AutoModelForCausalLM.from_pretrained(tiny.base)
             return base if adapter is None else PeftModel.from_pretrained(base, str(adapter.folder))
 
-        self.models = {adapter.name: load(adapter) for adapter in tiny.adapters} | {tiny.base.name: load(None)}
+        self.models = {adapter.name: load(adapter) for adapter in adapters} | {tiny.base.name: load(None)}
 
     def tokens(self, request: ChatRequest, model: str) -> list[int]:
         prompt = self.tokenizer.apply_chat_template(
@@ -75,7 +76,7 @@ class Reference:
 
 @pytest.fixture(scope="module")
 def reference(tiny_model: TinyModel) -> Reference:
-    return Reference(tiny_model)
+    return Reference(tiny_model, tiny_model.adapters)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -89,6 +90,28 @@ async def test_greedy_answers_equal_generate(engine: Engine, reference: Referenc
         assert shown == reference.text(expected)
         assert finished.completion_tokens == len(expected)
         assert finished.reason == ("stop" if expected[-1] == end else "length")
+
+
+async def test_an_adapter_that_cannot_be_mixed(tiny_model: TinyModel, tmp_path: Path) -> None:
+    """DoRA rows cannot share a forward with others: they are computed one by one, and are right."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(5)
+    lora = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"], init_lora_weights=False, use_dora=True)
+    made: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model.base), lora)
+    made.save_pretrained(str(tmp_path / "dora"))
+    adapters = (AdapterFolder("dora", tmp_path / "dora"), tiny_model.adapters[0])
+    mixed = make_engine(tiny_model, adapters=adapters)
+    mixed.start()
+    mixed.wait_until_loaded()
+    reference = Reference(tiny_model, adapters)
+    asked = [(model, ask("the fox", model=model, max_tokens=12)) for model in ("dora", "default", "tiny-base", "dora")]
+    answers = await asyncio.gather(*(answer(mixed, request) for _, request in asked))
+    assert [tokens for tokens, _, _ in answers] == [reference.tokens(request, model) for model, request in asked]
+    assert len({tuple(tokens) for tokens, _, _ in answers}) == 3
+    assert await mixed.drain(5)
 
 
 async def test_models_answer_differently(engine: Engine) -> None:

@@ -1,0 +1,196 @@
+"""start.sh itself, in real Python environments: the same lock starts at once, another one is installed first."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+import venv
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures_inference import INFERENCE, KEY, free_port
+
+PACKAGE = "inferops-test-package"
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A release folder and a Python environment of its own, with this suite's packages to run serve.py."""
+
+    release: Path
+    prefix: Path
+    path: str
+    """PATH of the container."""
+
+    @property
+    def lock(self) -> Path:
+        return self.release / "requirements" / "inference.txt"
+
+    @property
+    def installed_lock(self) -> Path:
+        return self.prefix / "inference.txt"
+
+    def start(self, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run start.sh as the container's command does. No model is named, so that serve.py ends at once with 2."""
+        environment = {"PATH": self.path, "HOME": str(self.prefix), "PORT": str(free_port()), "HOST": "127.0.0.1"}
+        command = ["/bin/sh", str(self.release / "inference" / "start.sh")]
+        return subprocess.run(
+            command, cwd="/", env=environment | variables, capture_output=True, text=True, timeout=120
+        )
+
+    def has_package(self) -> bool:
+        code = "import inferops_test_package as p; print(p.ANSWER)"
+        ran = subprocess.run([self.prefix / "bin" / "python", "-c", code], capture_output=True, text=True)
+        return ran.stdout == "42\n"
+
+
+@pytest.fixture
+def replica(tmp_path: Path) -> Replica:
+    release = tmp_path / "share with space" / "releases" / "0123abcd"
+    shutil.copytree(INFERENCE, release / "inference", ignore=shutil.ignore_patterns("__pycache__"))
+    (release / "requirements").mkdir()
+    (release / "requirements" / "inference.txt").write_text("# nothing is needed\n", encoding="utf-8")
+    prefix = tmp_path / "python"
+    venv.create(prefix, with_pip=False, symlinks=True)
+    own = sysconfig.get_path("purelib", vars={"base": str(prefix)})
+    (Path(own) / "suite.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    return Replica(release, prefix, f"{prefix}/bin:/usr/bin:/bin")
+
+
+@pytest.fixture
+def wheels(tmp_path: Path) -> Path:
+    """A folder with one wheel, which stands for the package index."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    name = "inferops_test_package"
+    files = {
+        f"{name}.py": b"ANSWER = 42\n",
+        f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: 1.0\n".encode(),
+        f"{name}-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = []
+    for path, content in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+        record.append(f"{path},sha256={digest},{len(content)}")
+    record.append(f"{name}-1.0.dist-info/RECORD,,")
+    files[f"{name}-1.0.dist-info/RECORD"] = "\n".join(record).encode()
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        for path, content in files.items():
+            wheel.writestr(path, content)
+    return folder
+
+
+def lock_text(wheels: Path, digest: str | None = None) -> str:
+    wheel = next(wheels.glob("*.whl"))
+    digest = digest or hashlib.sha256(wheel.read_bytes()).hexdigest()
+    return f"{PACKAGE}==1.0 \\\n    --hash=sha256:{digest}\n"
+
+
+def with_installer(replica: Replica, installer: str, tmp_path: Path) -> Replica:
+    """The same environment with uv beside its python, or with pip inside it and no uv."""
+    if installer == "uv":
+        uv = shutil.which("uv")
+        if uv is None:
+            pytest.skip("uv is not on PATH")
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        (tools / "uv").write_text(f'#!/bin/sh\nexec "{uv}" "$@"\n', encoding="utf-8")
+        (tools / "uv").chmod(0o755)
+        return Replica(replica.release, replica.prefix, f"{tools}:{replica.path}")
+    subprocess.run([replica.prefix / "bin" / "python", "-m", "ensurepip"], check=True, capture_output=True)
+    return replica
+
+
+def index(wheels: Path) -> dict[str, str]:
+    """Both installers look for packages in the folder alone."""
+    return {"UV_FIND_LINKS": str(wheels), "UV_OFFLINE": "1", "PIP_FIND_LINKS": str(wheels), "PIP_NO_INDEX": "1"}
+
+
+def test_the_same_lock_starts_at_once(replica: Replica) -> None:
+    shutil.copy(replica.lock, replica.installed_lock)
+    ran = replica.start(INFERENCE_API_KEY=KEY, INFERENCE_INSTALL_SECONDS="99")
+    assert "are the release's: nothing to install" in ran.stderr
+    # serve.py ran, from the release, and looked for its release.json there.
+    assert f"{replica.release}/release.json cannot be read" in ran.stderr
+    assert "1 problems" in ran.stderr
+    assert ran.returncode == 2
+    assert not list(replica.release.rglob("__pycache__")), "a release is never changed"
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_another_lock_is_installed_first(replica: Replica, wheels: Path, installer: str, tmp_path: Path) -> None:
+    replica = with_installer(replica, installer, tmp_path)
+    replica.lock.write_text(lock_text(wheels), encoding="utf-8")
+    replica.installed_lock.write_text("# the lock of an older release\n", encoding="utf-8")
+    ran = replica.start(INFERENCE_API_KEY=KEY, **index(wheels))
+    assert "are not the release's: installing from the lock (1 entries)" in ran.stderr
+    assert "dependencies installed in " in ran.stderr
+    assert replica.has_package()
+    assert replica.installed_lock.read_text(encoding="utf-8") == lock_text(wheels)
+    assert "release.json cannot be read" in ran.stderr
+    assert ran.returncode == 2
+
+    again = replica.start(INFERENCE_API_KEY=KEY, **index(wheels))
+    assert "nothing to install" in again.stderr
+
+
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_a_package_with_another_hash_is_refused(replica: Replica, wheels: Path, installer: str, tmp_path: Path) -> None:
+    replica = with_installer(replica, installer, tmp_path)
+    replica.lock.write_text(lock_text(wheels, digest="0" * 64), encoding="utf-8")
+    ran = replica.start(INFERENCE_API_KEY=KEY, **index(wheels))
+    assert ran.returncode == 1
+    assert "ERROR start: the dependencies could not be installed: the lines above say why" in ran.stderr
+    assert not replica.has_package()
+    assert not replica.installed_lock.exists(), "the next start tries again"
+    assert "serve" not in ran.stderr.splitlines()[-1]
+
+
+def test_a_release_without_its_lock(replica: Replica) -> None:
+    replica.lock.unlink()
+    ran = replica.start()
+    assert ran.returncode == 1
+    assert f"the release has no {replica.lock}: deploy again" in ran.stderr
+
+
+def test_an_image_without_python(replica: Replica, tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("dirname", "date"):
+        (tools / tool).symlink_to(shutil.which(tool) or "")
+    ran = Replica(replica.release, replica.prefix, str(tools)).start()
+    assert ran.returncode == 1
+    assert "there is no python on PATH" in ran.stderr
+
+
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+
+
+@pytest.mark.skipif(not SYSTEM_PYTHON.exists(), reason=f"there is no {SYSTEM_PYTHON}, which belongs to the system")
+def test_an_environment_that_may_not_be_written(replica: Replica) -> None:
+    """A user without rights and the system's own Python: nothing is tried."""
+    nobody = 65534 if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory() as folder:
+        # pytest's own folders cannot be entered by another user.
+        release = shutil.copytree(replica.release, Path(folder) / "release")
+        Path(folder).chmod(0o755)
+        command = ["/bin/sh", str(release / "inference" / "start.sh")]
+        ran = subprocess.run(
+            command,
+            env={"PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            user=nobody,
+            group=nobody,
+        )
+    assert ran.returncode == 1
+    assert "may not write there: use an image that was built from this lock" in ran.stderr
