@@ -31,7 +31,7 @@ from infra.emulator.store import Store
 
 log = logging.getLogger(__name__)
 
-_RESOURCE_MANAGER = frozenset({"subscriptions", "providers", "tenants", "locations"})
+_RESOURCE_MANAGER = frozenset({"subscriptions", "providers", "tenants", "locations", "metadata"})
 _AUTHORITY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|common|organizations")
 _FILE_HOST = re.compile(r"([a-z0-9]{3,24})\.file\.localhost(:\d+)?")
 

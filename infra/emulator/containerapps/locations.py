@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from infra.emulator.resourcemanager.regions import REGIONS, normalized
+from infra.emulator.regions import REGIONS, normalized
 
 _DISPLAY_NAMES = MappingProxyType({name: display for name, display, _ in REGIONS})
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from infra.emulator import regions
 from infra.emulator.exceptions import NotEmulated
-from infra.emulator.resourcemanager import regions
 
 _COMPARISON = re.compile(r"\s*(\w+)\s+eq\s+'((?:[^']|'')*)'\s*", re.IGNORECASE)
 _AND = re.compile(r"and\b", re.IGNORECASE)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from infra.emulator import regions
 from infra.emulator.exceptions import AzureError
 from infra.emulator.provider import Answer, Cloud
-from infra.emulator.resourcemanager import regions
 from infra.emulator.resourcemanager.filters import matches
 
 TYPE = "Microsoft.Resources/resourceGroups"

@@ -8,7 +8,7 @@ from typing import Any
 
 from infra.emulator.exceptions import AzureError, NotEmulated
 from infra.emulator.provider import Cloud, Provider, ResourceType
-from infra.emulator.resourcemanager.regions import REGIONS
+from infra.emulator.regions import REGIONS
 
 # API versions of Microsoft.Resources itself (deployments, resource groups, subscriptions, locations, tenants).
 RESOURCES = "Microsoft.Resources"

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
+from infra.emulator import regions
 from infra.emulator.exceptions import AzureError, NotEmulated
 from infra.emulator.provider import Call
-from infra.emulator.resourcemanager import authorization, documents, regions
+from infra.emulator.resourcemanager import authorization, documents
 from infra.emulator.resourcemanager.documents import GROUP_TYPE
 from infra.emulator.resourcemanager.engine import Surroundings, refusal, resource_id_of
 from infra.emulator.resourcemanager.subscriptions import Subscriptions

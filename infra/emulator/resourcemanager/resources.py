@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from infra.emulator import regions
 from infra.emulator.exceptions import AzureError
 from infra.emulator.provider import Answer, Call, Cloud, ResourceType
 from infra.emulator.resource_id import ResourceId
-from infra.emulator.resourcemanager import regions
 from infra.emulator.resourcemanager.filters import matches
 from infra.emulator.resourcemanager.groups import ResourceGroups
 from infra.emulator.resourcemanager.namespaces import Namespaces

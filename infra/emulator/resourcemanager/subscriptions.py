@@ -7,7 +7,7 @@ from typing import Any
 
 from infra.emulator.exceptions import AzureError
 from infra.emulator.provider import Answer, Cloud
-from infra.emulator.resourcemanager.regions import REGIONS
+from infra.emulator.regions import REGIONS
 
 _NAME = "inferops stand-in"
 
