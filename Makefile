@@ -32,8 +32,8 @@ local-down: ## end everything that `make local` started (its data stays in .loca
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m infra.emulator.background stop; else echo "Nothing runs: there is no $(VENV)."; fi
 
 .PHONY: test
-test: $(VENV)/.installed ## the whole suite
-	@$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+test: $(VENV)/.installed ## the whole suite, on two cores
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGUMENTS)
 
 .PHONY: check
 check: $(VENV)/.installed ## style, types, workflows

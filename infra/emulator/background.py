@@ -69,7 +69,7 @@ def stop() -> int:
         return 0
     os.kill(process_id, signal.SIGTERM)
     end = time.monotonic() + _STOP_SECONDS
-    while running() is not None:
+    while running() is not None or _exists(process_id):
         if time.monotonic() > end:
             print(f"Process {process_id} did not stop within {_STOP_SECONDS} s. Its messages: {LOG}", file=sys.stderr)
             return 1
@@ -98,6 +98,15 @@ def tell() -> int:
         )
     print("Stop      make local-down")
     return 0
+
+
+def _exists(process_id: int) -> bool:
+    """Whether the process is there still: it gives up the folder a moment before it ends."""
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def running() -> int | None:
