@@ -29,6 +29,9 @@ from transformers.utils import logging as transformers_logging
 
 log = logging.getLogger("model")
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""cgroup v2, https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files"""
+
 READ_BLOCK_BYTES = 8 * 1024 * 1024
 LARGEST_HEADER_BYTES = 100_000_000
 """The safetensors format's own limit for its header."""
@@ -66,6 +69,8 @@ def load(
     adapters = tuple(adapters)
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # torch counts the host's processors, and a container may use fewer: more threads than those wait for each other.
+    torch.set_num_threads(min(torch.get_num_threads(), processors(len(os.sched_getaffinity(0)), _text(CPU_QUOTA))))
     report("checking the model's files", {})
     files = [*check_model_folder(base)]
     for adapter in adapters:
@@ -323,19 +328,33 @@ def _bfloat16_is_quick() -> bool:
     return seconds(torch.bfloat16) * 1.3 < seconds(torch.float32)
 
 
+def processors(allowed: int, quota: str) -> int:
+    """How many threads can run at once: of the processors allowed, as many as the container's CPU quota pays for.
+
+    `quota` is the text of cgroup's cpu.max, such as "150000 100000" (1.5 processors) or "max 100000"; "" when there is
+    none.
+    """
+    given, _, period = quota.partition(" ")
+    if not given.isdigit():
+        return allowed
+    return max(1, min(allowed, round(int(given) / int(period or 100_000))))
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="ascii").strip() if file.exists() else ""
+
+
 def _free_memory(device: torch.device) -> int:
     """Bytes that may still be taken: the GPU's, or the smaller of the machine's and the container's."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for line in (
-        Path("/proc/meminfo").read_text(encoding="ascii").splitlines() if Path("/proc/meminfo").exists() else ()
-    ):
+    for line in _text(Path("/proc/meminfo")).splitlines():
         if line.startswith("MemAvailable:"):
             free = [int(line.split()[1]) * 1024]
     # cgroup v2: https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
-    maximum, current = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if maximum.exists() and current.exists() and (limit := maximum.read_text(encoding="ascii").strip()) != "max":
+    limit = _text(Path("/sys/fs/cgroup/memory.max"))
+    if limit.isdigit():
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         # The file pages that the kernel counts as used are given back when memory is short; this process's are not.
         free.append(max(0, int(limit) - used))

@@ -166,7 +166,11 @@ def engine(request: pytest.FixtureRequest, tiny_model: TinyModel) -> Engine:
         made.start()
         made.wait_until_loaded()
         request.config.stash[_ENGINE] = made
-        request.config.add_cleanup(lambda: asyncio.run(made.drain(10)) or None)
+
+        def end() -> None:
+            asyncio.run(made.drain(10))
+
+        request.config.add_cleanup(end)
     return request.config.stash[_ENGINE]
 
 

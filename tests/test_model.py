@@ -220,6 +220,16 @@ def test_adapter_names_with_dots_and_slashes(tiny_model: TinyModel) -> None:
     assert set(loaded.adapters) == {"v1.2", "__base__", "tiny-base"}
 
 
+@pytest.mark.parametrize(
+    ("allowed", "quota", "expected"),
+    [(8, "", 8), (8, "max 100000", 8), (8, "200000 100000", 2), (8, "50000 100000", 1), (2, "400000 100000", 2)],
+)
+def test_threads_are_what_the_container_may_use(allowed: int, quota: str, expected: int) -> None:
+    import model
+
+    assert model.processors(allowed, quota) == expected
+
+
 def test_a_device_that_is_not_there(tiny_model: TinyModel) -> None:
     import torch
 

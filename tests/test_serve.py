@@ -38,19 +38,23 @@ class Crowd:
 
     def __init__(self, server: Server, size: int) -> None:
         self._answers: list[httpx.Response] = []
-        self.begun = threading.Event()
+        self._begun = threading.Semaphore(0)
 
         def ask(seed: int) -> None:
             asked = QUESTION | {"seed": seed, "stream": True}
             url = server.address + "/v1/chat/completions"
             with httpx.stream("POST", url, json=asked, headers=BEARER, timeout=120) as answer:
-                self.begun.set()
+                self._begun.release()
                 answer.read()
             self._answers.append(answer)
 
         self._threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(size)]
         for thread in self._threads:
             thread.start()
+
+    def wait_until_all_run(self) -> None:
+        for _ in self._threads:
+            assert self._begun.acquire(timeout=60)
 
     def wait(self) -> list[httpx.Response]:
         for thread in self._threads:
@@ -181,7 +185,7 @@ def test_a_full_and_silent_queue_then_an_orderly_end(tiny_model: TinyModel, tmp_
             assert page.status_code == 200
             client.get("/ready")  # opens a second connection, which stays open while the server ends
             crowd = Crowd(started, 5)
-            assert crowd.begun.wait(30)
+            crowd.wait_until_all_run()
             started.process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + 10
             while (draining := client.get("/ready").json())["status"] == "ready":
