@@ -17,12 +17,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _LIFE = timedelta(days=365)
 _RENEW_BEFORE = timedelta(days=30)
+_DNS_NAMES = ("localhost", "*.file.localhost", "*.file.core.localhost", "*.app.localhost")
 
 
 def ensure_certificate(folder: Path) -> tuple[Path, Path, Path]:
-    """The files (authority to trust, certificate chain, private key) in `folder`, made anew near their end."""
+    """The files (authority to trust, certificate chain, private key) in `folder`, made anew near their end or for other names."""
     authority, chain, key = folder / "authority.pem", folder / "certificate.pem", folder / "key.pem"
-    if not (authority.exists() and chain.exists() and key.exists()) or _ends_soon(chain):
+    if not (authority.exists() and chain.exists() and key.exists()) or _is_outdated(chain):
         folder.mkdir(parents=True, exist_ok=True)
         _write_new(authority, chain, key)
     return authority, chain, key
@@ -35,9 +36,11 @@ def server_context(chain: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def _ends_soon(chain: Path) -> bool:
+def _is_outdated(chain: Path) -> bool:
     certificate = x509.load_pem_x509_certificate(chain.read_bytes())
-    return certificate.not_valid_after_utc - datetime.now(timezone.utc) < _RENEW_BEFORE
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    ends_soon = certificate.not_valid_after_utc - datetime.now(timezone.utc) < _RENEW_BEFORE
+    return ends_soon or set(names.get_values_for_type(x509.DNSName)) != set(_DNS_NAMES)
 
 
 def _write_new(authority_path: Path, chain_path: Path, key_path: Path) -> None:
@@ -51,8 +54,7 @@ def _write_new(authority_path: Path, chain_path: Path, key_path: Path) -> None:
         .add_extension(authority_id, critical=False)
         .sign(authority_key, hashes.SHA256())
     )
-    names: list[x509.GeneralName] = [x509.DNSName("localhost")]
-    names += [x509.DNSName(f"*.{service}.localhost") for service in ("file", "app")]
+    names: list[x509.GeneralName] = [x509.DNSName(name) for name in _DNS_NAMES]
     names += [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
     server = (
         _builder(

@@ -3,7 +3,7 @@
 /{tenant}/...                    the token endpoint
 /subscriptions, /providers, ...  the resource manager (and the log stream of container apps)
 /stand-in/...                    the stand-in's own path, which Azure does not have
-/{account}/...                   the file service; also any path under the host {account}.file.localhost
+/{account}/...                   the file service; also any path under the host {account}.file.core.localhost
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _RESOURCE_MANAGER = frozenset({"subscriptions", "providers", "tenants", "locations", "metadata"})
 _AUTHORITY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|common|organizations")
-_FILE_HOST = re.compile(r"([a-z0-9]{3,24})\.file\.localhost(:\d+)?")
+_FILE_HOST = re.compile(r"([a-z0-9]{3,24})\.file\.(core\.)?localhost(:\d+)?")
 
 
 class PortTaken(Exception):

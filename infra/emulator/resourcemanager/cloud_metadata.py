@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 
 def endpoints(base_url: str, tenant: str) -> dict[str, Any]:
-    """The document of API version 2022-09-01. Services that are not served here have an empty address or none."""
+    """The document of API version 2022-09-01. Services that are not served here have an empty address or none.
+
+    A client makes an account's address of the suffix, https://ACCOUNT.file.SUFFIX, so the port belongs to it; the SDK
+    reads the account's name off the address where ".file.core." follows it.
+    """
+    storage = f"core.localhost:{urlsplit(base_url).port}"
     return {
         "portal": base_url,
         "authentication": {
@@ -19,7 +25,7 @@ def endpoints(base_url: str, tenant: str) -> dict[str, Any]:
         "graphAudience": base_url,
         "graph": base_url,
         "name": "StandIn",
-        "suffixes": {"storage": "file.localhost", "acrLoginServer": "", "keyVaultDns": "", "sqlServerHostname": ""},
+        "suffixes": {"storage": storage, "acrLoginServer": "", "keyVaultDns": "", "sqlServerHostname": ""},
         "batch": "",
         "resourceManager": base_url,
         "vmImageAliasDoc": "",
