@@ -21,7 +21,10 @@ _DNS_NAMES = ("localhost", "*.file.localhost", "*.file.core.localhost", "*.app.l
 
 
 def ensure_certificate(folder: Path) -> tuple[Path, Path, Path]:
-    """The files (authority to trust, certificate chain, private key) in `folder`, made anew near their end or for other names."""
+    """The files (authority to trust, certificate chain, private key) in `folder`.
+
+    They are made anew near their end, and when they are for other names.
+    """
     authority, chain, key = folder / "authority.pem", folder / "certificate.pem", folder / "key.pem"
     if not (authority.exists() and chain.exists() and key.exists()) or _is_outdated(chain):
         folder.mkdir(parents=True, exist_ok=True)
