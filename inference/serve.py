@@ -50,6 +50,7 @@ def main() -> int:
 
 
 async def _serve(settings: Settings) -> int:
+    """Serve until told to end; then the process ends here. Returns the exit code when it could not begin."""
     limits = settings.limits
     engine = Engine(
         load=_loader(settings),
@@ -86,13 +87,12 @@ async def _serve(settings: Settings) -> int:
     engine.start()
     building = asyncio.create_task(_keep_page(page, engine))
     await _serve_until_told(server, listener, engine, page, settings.shutdown_grace_seconds)
-    finished, _ = await asyncio.wait({building}, timeout=2)
+    await asyncio.wait({building}, timeout=2)
     log.info("ended")
-    if engine.running or not finished:
-        # A thread that still loads the model or the page cannot be stopped, and would hold the process back.
-        logging.shutdown()
-        os._exit(0)
-    return 0
+    logging.shutdown()
+    # At once: a thread that still loads the model or the page cannot be stopped, and Python would take seconds to put
+    # torch away, while the platform waits for the end of this process.
+    os._exit(0)
 
 
 def _loader(settings: Settings) -> Load:
