@@ -113,6 +113,13 @@ def _unexpected(error: Exception) -> InferopsError:
     )
 
 
+def _utf8(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """The argument, unless its bytes are no text."""
+    if value is not None and any("\ud800" <= character <= "\udfff" for character in value):
+        raise click.BadParameter("it is not UTF-8 text.")
+    return value
+
+
 @contextlib.contextmanager
 def _session(
     context: click.Context, environment: str, role: Role = "deploy", config: Path | None = None
@@ -249,10 +256,10 @@ def status(context: click.Context, environment: str, as_json: bool, config: Path
 
 @inferops.command()
 @_environment
-@click.argument("question")
+@click.argument("question", callback=_utf8)
 @_json
 @_config
-@click.option("--model", help="The base model's or an adapter's name. [default: the adapter `default`]")
+@click.option("--model", callback=_utf8, help="The base model's or an adapter's name. [default: the adapter `default`]")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="The longest answer, in tokens.")
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
 @click.pass_context

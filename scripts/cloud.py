@@ -206,16 +206,6 @@ class Clients:
             )
         return str(keys[0].value)
 
-    def log_stream_token(self, app: str) -> str:
-        """A bearer token for the log stream of a container app. A secret. Raises CloudError."""
-        with translated(f"getting a token for the log stream of the container app {app}"):
-            token = self.container_apps.container_apps.get_auth_token(self.resource_group, app).properties
-        if token is None or not token.token:
-            raise CloudError(
-                f"The container app {app} gave no token for its log stream.", "Run the same command again."
-            )
-        return str(token.token)
-
     def close(self) -> None:
         self._open.close()
 

@@ -48,6 +48,11 @@ class Answer:
     seconds: float
 
 
+def fits_header(key: str) -> bool:
+    """Whether an HTTP header can carry the key; the HTTP client would show one that does not fit in its error."""
+    return key.isascii() and key.isprintable() and key == key.strip()
+
+
 class Endpoint:
     """One app's address with a key. Use it as a context manager: it keeps connections open.
 

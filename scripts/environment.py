@@ -194,7 +194,11 @@ class Environment:
 
 
 def names(root: Path) -> tuple[str, ...]:
-    """The environments of the repository at root, sorted."""
+    """The environments of the repository at root, sorted. Raises BadInput when root is no such repository."""
+    if not (root / FOLDER).is_dir():
+        message = f"this folder is not the repository: it has no {FOLDER}/"
+        step = "Run the command in the repository's root, or name that: inferops --root FOLDER VERB ENVIRONMENT"
+        raise BadInput([Problem(str(root), "", None, message, step)])
     return tuple(sorted(file.parent.name for file in (root / FOLDER).glob(f"*/{ENVIRONMENT_FILE}")))
 
 

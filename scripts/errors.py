@@ -75,12 +75,6 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {by_lower[close[0]]}?" if close else ""
 
 
-class Interrupted(InferopsError):
-    """The person stopped the command (Ctrl-C) or the machine asked it to end (SIGTERM)."""
-
-    exit_code = 130
-
-
 class ProofFailed(InferopsError):
     """The new release does not answer as it must; the release before it is back in use, if there was one."""
 

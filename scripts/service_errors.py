@@ -47,7 +47,7 @@ SIGN_IN = (
 )
 GRANT = (
     "Give the identity a role with that action on that scope: Contributor on the resource group to provision and to "
-    "deploy, Reader for what-if."
+    "deploy; for what-if Reader and the action Microsoft.Resources/deployments/whatIf/action (docs/azure.md)."
 )
 FILE_ROLE = (
     "Give the identity the role Storage File Data Privileged Contributor on the storage account, or one that may list "

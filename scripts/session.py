@@ -7,6 +7,7 @@ verb does with them.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable
 from functools import cached_property
@@ -16,9 +17,9 @@ from typing import TYPE_CHECKING
 from scripts import cloud, deployment, environment, github, publish, template
 from scripts.cloud import Clients, Role
 from scripts.deployment import Outputs
-from scripts.endpoint import Endpoint
+from scripts.endpoint import Endpoint, fits_header
 from scripts.environment import Environment
-from scripts.errors import BadInput, NotFound, Problem
+from scripts.errors import BadInput, CloudError, NotFound, Problem
 from scripts.replica import App
 from scripts.template import Template
 
@@ -61,20 +62,33 @@ class Session:
 
     @cached_property
     def environment(self) -> Environment:
-        """The environment. Raises BadInput for problems in its files, and for ids that were never filled in."""
-        loaded = environment.load(self.name, self.root, self.template)
+        """The environment. Raises BadInput for problems in its files or in the key that is given, all at once."""
+        problems = _key_problems(self.given_key)
+        try:
+            loaded = environment.load(self.name, self.root, self._readable_template())
+        except BadInput as error:
+            raise BadInput([*error.problems, *problems]) from None
+        file = str(loaded.files[0].relative_to(self.root))
+        what = "is still a placeholder"
         zeros = environment.placeholders(loaded)
-        if zeros:
-            file = str(loaded.files[0].relative_to(self.root))
-            what = "is still a placeholder"
-            raise BadInput([Problem(file, key, environment.PLACEHOLDER, what, "Write the real id") for key in zeros])
+        problems += [Problem(file, key, environment.PLACEHOLDER, what, "Write the real id") for key in zeros]
+        if problems:
+            raise BadInput(problems)
         return loaded
 
     @cached_property
     def clients(self) -> Clients:
         """Signed in as the environment's identity on a runner, as the person elsewhere."""
         assertion = self.job.oidc_assertion if self.job.has_oidc else None
-        return self._open.enter_context(cloud.connect(self.environment, self._role, assertion))
+        target = self.environment
+        if self._config is not None:
+            # Resources that a person made may lie elsewhere than where the environment would put them.
+            target = dataclasses.replace(
+                target,
+                subscription=self.outputs.subscription_id,
+                resource_group=self.outputs.resource_group_name,
+            )
+        return self._open.enter_context(cloud.connect(target, self._role, assertion))
 
     @cached_property
     def outputs(self) -> Outputs:
@@ -117,8 +131,28 @@ class Session:
             secrets = self.clients.container_apps.container_apps.list_secrets(group, app).value
         for secret in secrets or ():
             if secret.name == KEY_SECRET and secret.value:
+                if not fits_header(str(secret.value)):
+                    raise CloudError(
+                        f"The secret {KEY_SECRET} of the container app {app} has characters that no request can carry.",
+                        f"Set {KEY_VARIABLE} to a key of letters, digits and punctuation and provision again.",
+                    )
                 return str(secret.value)
         raise NotFound(
             f"The container app {app} has no secret {KEY_SECRET}.",
             f"Set {KEY_VARIABLE} and provision the environment again.",
         )
+
+    def _readable_template(self) -> Template | None:
+        """None for a template with problems: whoever reads the environment's files tells them with theirs."""
+        try:
+            return self.template
+        except BadInput:
+            return None
+
+
+def _key_problems(key: str | None) -> list[Problem]:
+    """What is wrong with a key that was given; its value is never shown."""
+    if key is None or fits_header(key):
+        return []
+    message = "the key has a line end, a space at an end, or characters that an HTTP header cannot carry"
+    return [Problem(None, KEY_VARIABLE, None, message, "Set it to letters, digits and punctuation alone")]

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts import deployment, plan, proof, publish, release, replica
+from scripts import deployment, plan, proof, publish, release, replica, report
 from scripts.deployment import Operation, Outputs, Request
 from scripts.endpoint import Answer, Readiness
 from scripts.errors import BadInput, InferopsError, NotFound, NotReady, Problem, ProofFailed
+from scripts.parameters import value_message
 from scripts.plan import Plan
 from scripts.proof import ExpectedAnswer, Proof
 from scripts.release import Lock, Package
@@ -73,26 +74,29 @@ class Timings:
 
 def what_if(session: Session) -> Plan:
     """What provision would change. Writes nothing; a reading identity suffices."""
-    request = _request(session, session.given_key or PREVIEW_KEY)
+    request = _request(session, None if _key_is_referenced(session) else _given_key(session) or PREVIEW_KEY)
     session.progress("asking Azure what would change")
     return plan.from_what_if(deployment.what_if(session.clients, request))
 
 
 def provision(session: Session) -> Provisioned:
     """Bring the resources to what template and parameters say, and see that what served before still serves."""
+    given_key, referenced = _given_key(session), _key_is_referenced(session)
     present = _present(session)
     held_key = _held_key(session, present)
-    key = session.given_key or held_key
-    if key is None:
+    key = None if referenced else given_key or held_key
+    if key is None and not referenced:
         advice = "Choose a long random text and set it; callers of the endpoint will need it"
         raise BadInput([Problem(None, KEY_VARIABLE, None, "the endpoint's key is not set", advice)])
     request = _request(session, key)
     session.progress("asking Azure what would change")
     planned = plan.from_what_if(deployment.what_if(session.clients, request))
-    if present is not None and planned.is_empty and key == held_key:
+    # Of a key in a vault nobody can tell here whether it is still the app's.
+    if present is not None and planned.is_empty and key is not None and key == held_key:
         return Provisioned(planned, present, False, release.read_current_id(session.share))
     session.outputs = deployment.create(session.clients, request, _told(session.say))
-    return Provisioned(planned, session.outputs, True, _still_serves(session, new_key=held_key not in (None, key)))
+    new_key = held_key is not None and session.app_key(session.outputs.aca_app_name) != held_key
+    return Provisioned(planned, session.outputs, True, _still_serves(session, new_key=new_key))
 
 
 def deploy(session: Session) -> Deployed:
@@ -112,16 +116,23 @@ def deploy(session: Session) -> Deployed:
         target = package.release.id
         if before is not None and before.release == target and before.proven and _serves(session, target):
             shown = _prove(session, package, timings)
-            if shown.passed:
-                return _published(session, package, None, False, shown, timings)
+            if not shown.passed:
+                raise ProofFailed(
+                    f"Release {target}, which is in use already, does not answer as it must; nothing was changed.",
+                    f"Correct the proof's prompts or the model. A new start may help too: "
+                    f"inferops restart {session.name}",
+                    details=_failures(shown),
+                )
+            return _published(session, package, None, False, shown, timings)
         previous = None
         if before is not None:
             # A deploy of this release that was cut off left behind what it was replacing.
-            previous = before.previous if before.release == target else before.fallback
+            cut_off = before.release == target and not before.proven
+            previous = before.previous if cut_off else before.fallback
         with timings.phase("upload"):
             _upload(session, package, lock)
         shown = _switch(session, package, previous, lock, timings)
-    return _published(session, package, previous, True, shown, timings)
+    return _published(session, package, previous if previous != target else None, True, shown, timings)
 
 
 def restart(session: Session) -> Readiness:
@@ -152,8 +163,22 @@ def publish_again(session: Session) -> tuple[Outputs, tuple[Path, Path]]:
     return session.outputs, publish.write(session.root / PUBLISHED, session.outputs, record, session.job)
 
 
-def _request(session: Session, key: str) -> Request:
-    return deployment.request(session.environment, session.template, {KEY_PARAMETER: key})
+def _request(session: Session, key: str | None) -> Request:
+    return deployment.request(session.environment, session.template, {} if key is None else {KEY_PARAMETER: key})
+
+
+def _key_is_referenced(session: Session) -> bool:
+    """Whether the parameters take the key from a Key Vault."""
+    return "reference" in session.environment.parameters.get(KEY_PARAMETER, {})
+
+
+def _given_key(session: Session) -> str | None:
+    """The key of the process environment. Raises BadInput when the template does not take it (it is too short)."""
+    key, parameter = session.given_key, session.template.parameters.get(KEY_PARAMETER)
+    wrong = None if key is None or parameter is None else value_message(key, parameter)
+    if wrong is not None:
+        raise BadInput([Problem(None, KEY_VARIABLE, None, f"the key {wrong}", "Choose a long random text")])
+    return key
 
 
 def _present(session: Session) -> Outputs | None:
@@ -200,7 +225,7 @@ def _still_serves(session: Session, *, new_key: bool) -> str | None:
 
 def _upload(session: Session, package: Package, lock: Lock) -> None:
     def progress(folder: str, done: Any) -> None:
-        session.progress(f"{folder}: {done.files_done} of {done.files_total} files, {_size(done.bytes_done)}")
+        session.progress(f"{folder}: {done.files_done} of {done.files_total} files, {report.size(done.bytes_done)}")
 
     for folder in release.upload(session.share, package, lock, progress=progress):
         session.say(f"uploaded {folder}")
@@ -212,16 +237,17 @@ def _switch(session: Session, package: Package, previous: str | None, lock: Lock
     Raises ProofFailed when it does not serve or answer as it must; anything else (Ctrl-C, no network) as it is.
     """
     target = package.release.id
-    release.set_current(session.share, target, lock, previous=previous)
+    lock.check()
     try:
+        # Within the block: whoever interrupts this very request may have come too late to keep it from being done.
+        release.set_current(session.share, target, lock, previous=previous)
         with timings.phase("start"):
             restarted = session.app.restart()
             session.say(f"release {target} is current; restarted the revision {restarted.revision}")
             _wait(session, target, restarted)
         shown = _prove(session, package, timings)
         if not shown.passed:
-            details = [f"{check.name}: {check.detail}" for check in shown.failures]
-            raise ProofFailed(f"Release {target} does not answer as it must.", "", details=details)
+            raise ProofFailed(f"Release {target} does not answer as it must.", "", details=_failures(shown))
     except (NotReady, ProofFailed) as failure:
         fate = _put_back(session, target, previous, lock, wait=True)
         raise ProofFailed(
@@ -245,6 +271,8 @@ def _put_back(session: Session, failed: str, previous: str | None, lock: Lock, *
             session.app.restart()
             return "There was no release before it: the app waits for one that works."
         release.confirm_current(session.share, previous, lock)
+        if previous == failed:
+            return "It was in use before; there is no other to go back to."
         restarted = session.app.restart()
         if wait:
             session.say(f"putting release {previous} back")
@@ -300,6 +328,10 @@ def _prove(session: Session, package: Package, timings: Timings) -> Proof:
         )
 
 
+def _failures(shown: Proof) -> list[str]:
+    return [f"{check.name}: {check.detail}" for check in shown.failures]
+
+
 def _published(
     session: Session, package: Package, previous: str | None, changed: bool, shown: Proof, timings: Timings
 ) -> Deployed:
@@ -316,7 +348,3 @@ def _commit(root: Path) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"

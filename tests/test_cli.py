@@ -97,6 +97,45 @@ def test_usage_errors_exit_2(root: Path, arguments: tuple[str, ...]) -> None:
     assert run(root, *arguments).returncode == 2
 
 
+@pytest.mark.parametrize("key", ["key-with-a-line-end\n", "k\u00eby-of-the-tests-of-the-command"])
+@pytest.mark.parametrize("verb", ["what-if", "status"])
+def test_a_key_that_no_request_can_carry_is_refused_and_never_shown(root: Path, key: str, verb: str) -> None:
+    result = run(root, verb, "local", INFERENCE_API_KEY=key)
+    assert result.returncode == 2
+    assert "INFERENCE_API_KEY" in result.stderr
+    assert key.strip() not in result.stderr + result.stdout
+
+
+def test_a_key_that_is_too_short_is_named_by_its_variable(root: Path) -> None:
+    result = run(root, "provision", "local", INFERENCE_API_KEY="short-key")
+    assert result.returncode == 2
+    assert "INFERENCE_API_KEY: the key must be at least 16 characters" in result.stderr
+    assert "short-key" not in result.stderr
+
+
+def test_problems_of_the_template_the_environment_and_the_key_are_told_at_once(tmp_path: Path) -> None:
+    root = checkout(tmp_path / "checkout")
+    (root / "infra" / "provision" / "inference.bicep").unlink()
+    file = root / "environments" / "local" / "environment.yaml"
+    file.write_text(file.read_text() + "locaton: x\n")
+    result = run(root, "what-if", "local", INFERENCE_API_KEY="line\n")
+    assert result.returncode == 2
+    for word in ("inference.bicep", "locaton", "INFERENCE_API_KEY"):
+        assert word in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("what-if", "local"), ("environments",)])
+def test_another_folder_is_not_taken_for_the_repository(root: Path, arguments: tuple[str, ...]) -> None:
+    result = run(root / "scripts", *arguments)
+    assert result.returncode == 2
+    assert "--root" in result.stderr
+    assert "bicep" not in result.stderr
+
+
+def test_a_question_whose_bytes_are_no_text_is_a_usage_error(root: Path) -> None:
+    assert run(root, "chat", "local", "\udcff").returncode == 2
+
+
 def test_a_job_gets_annotations_and_the_list_as_an_output(root: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
     job = {"GITHUB_ACTIONS": "true", "GITHUB_OUTPUT": str(output), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary")}

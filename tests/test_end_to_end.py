@@ -158,6 +158,16 @@ def test_everything_again_changes_nothing_and_says_so(world: World) -> None:
     assert [replica["name"] for replica in after] == [replica["name"] for replica in before]
 
 
+def test_a_proof_that_the_release_in_use_fails_leaves_it_serving(world: World) -> None:
+    before = world.json("status", "local")
+    world.edit_environment(proof={"prompts": [{"prompt": QUESTION, "contains": "no model says this"}]})
+    assert "no model says this" in world.run("deploy", "local", code=4).stderr
+    after = world.json("status", "local")
+    assert after["release"] == before["release"]
+    assert after["revision"]["replicas"] == before["revision"]["replicas"]
+    world.edit_environment(proof={"prompts": [{"prompt": QUESTION, "contains": "Ahoy"}]})
+
+
 def test_a_release_whose_proof_fails_is_taken_back(world: World) -> None:
     serving = world.json("status", "local")["release"]
     # Another release by its contents, held against an answer that the model does not give.
@@ -241,6 +251,11 @@ def test_a_hand_written_configuration_serves_in_place_of_a_deployment(world: Wor
     config = world.root / "mine.json"
     config.write_text((world.root / "infra" / "inference.config.json").read_text())
     assert world.json("status", "local", "--config", "mine.json")["release"]
+    # What it says goes before what the environment says, and the key is asked of its app.
+    world.edit_environment(resource_group="rg-of-another-environment")
+    asked = world.json("chat", "local", QUESTION, "--config", "mine.json", without=("INFERENCE_API_KEY",))
+    assert "Ahoy" in asked["answer"]
+    world.edit_environment(resource_group="rg-inference-local")
     config.write_text(json.dumps({"ACA_APP_NAME": 5, "ACA_APP_ENDPONT": "https://x"}))
     result = world.run("status", "local", "--config", "mine.json", code=2)
     assert "ACA_APP_NAME" in result.stderr

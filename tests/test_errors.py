@@ -31,7 +31,6 @@ def test_bad_input_lists_every_problem_with_its_place_and_value() -> None:
         (errors.DeploymentFailed("a", "b"), 1),
         (errors.BadInput([errors.Problem(None, "", None, "a", "b")]), 2),
         (errors.ProofFailed("a", "b"), 4),
-        (errors.Interrupted("a", "b"), 130),
     ],
 )
 def test_exit_codes(error: errors.InferopsError, exit_code: int) -> None:
