@@ -17,9 +17,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+# The rules of the fault switch from the start on: README.md.
+FAULTS_VARIABLE = "STAND_IN_FAULTS"
+
 
 def main() -> int:
-    """Exit codes: 0 stopped by a signal, 1 the port is taken, 2 another stand-in serves the folder."""
+    """Exit codes: 0 stopped by a signal, 1 the port is taken, 2 another stand-in serves the folder, or bad rules."""
     arguments = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with _alone(arguments.state) as alone:
@@ -29,7 +32,7 @@ def main() -> int:
                 file=sys.stderr,
             )
             return 2
-        return asyncio.run(_serve(arguments.state, arguments.port))
+        return asyncio.run(_serve(arguments.state, arguments.port, os.environ.get(FAULTS_VARIABLE, "")))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,15 +60,24 @@ def _alone(state: Path) -> Iterator[bool]:
             yield True
 
 
-async def _serve(state: Path, port: int | None) -> int:
+async def _serve(state: Path, port: int | None, rules_text: str) -> int:
+    from infra.emulator.faults import BadRule, Faults, of_text
     from infra.emulator.server import PortTaken, StandIn
+
+    rules = Faults()
+    try:
+        rules.add(of_text(rules_text))
+    except BadRule as problem:
+        for line in problem.problems:
+            print(f"{FAULTS_VARIABLE}: {line}", file=sys.stderr)
+        return 2
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
-        stand_in = StandIn(state, port)
+        stand_in = StandIn(state, port, rules)
     except PortTaken as problem:
         print(problem, file=sys.stderr)
         return 1

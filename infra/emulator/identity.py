@@ -6,6 +6,7 @@ Knows two principals, one that may write and one that may only read, and which f
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 import uuid
@@ -20,7 +21,10 @@ from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from infra.emulator import faults
 from infra.emulator.exceptions import AzureError
+from infra.emulator.fault_switch import Fault
+from infra.emulator.faults import Faults
 from infra.emulator.provider import Principal
 from infra.emulator.store import Store
 
@@ -71,8 +75,9 @@ class FederatedCredential:
 class Identity:
     """Issues tokens and tells who stands behind one."""
 
-    def __init__(self, store: Store, base_url: str) -> None:
+    def __init__(self, store: Store, base_url: str, rules: Faults | None = None) -> None:
         self._store, self._base_url = store, base_url
+        self._faults = Faults() if rules is None else rules
         with store.transaction():
             if store.get("identity", "keys") is None:
                 store.put("identity", "keys", _new_keys())
@@ -117,6 +122,12 @@ class Identity:
             status=501,
         )
 
+    def refuse(self, request: web.Request, fault: Fault) -> web.StreamResponse:
+        """An error of the fault switch, as Entra words it."""
+        response = _sign_in_error(fault).response()
+        response.headers.update(fault.headers)
+        return response
+
     def principal(self, authorization: str | None, audiences: Collection[str] | None = None) -> Principal:
         """Who calls with this Authorization header.
 
@@ -135,8 +146,7 @@ class Identity:
             options: Any = {"verify_aud": False, "require": ["exp", "aud", "appid"]}
             claims = jwt.decode(token, self._private_key.public_key(), algorithms=["RS256"], options=options)
         except jwt.ExpiredSignatureError:
-            message = "The access token expiry UTC time is earlier than current UTC time."
-            raise _unauthorized("ExpiredAuthenticationToken", message) from None
+            raise expired_token() from None
         except jwt.InvalidTokenError as problem:
             raise _unauthorized("InvalidAuthenticationToken", f"The access token is invalid: {problem}.") from None
         if str(claims["aud"]).rstrip("/") not in {audience.rstrip("/") for audience in audiences}:
@@ -166,14 +176,15 @@ class Identity:
         audience = (form.get("scope") or form.get("resource") or "").split(" ")[0].removesuffix("/.default")
         if not audience:
             raise SignInError(400, "invalid_request", 900144, "The request body must contain the parameter: 'scope'.")
+        seconds = self._faults.token_seconds(TOKEN_SECONDS)
         return {
             "token_type": "Bearer",
-            "expires_in": TOKEN_SECONDS,
-            "ext_expires_in": TOKEN_SECONDS,
-            "access_token": self._sign(principal, audience),
+            "expires_in": seconds,
+            "ext_expires_in": seconds,
+            "access_token": self._sign(principal, audience, seconds),
         }
 
-    def _sign(self, principal: Principal, audience: str) -> str:
+    def _sign(self, principal: Principal, audience: str, seconds: int) -> str:
         assert isinstance(self._private_key, rsa.RSAPrivateKey)
         now = int(time.time())
         claims = {
@@ -181,7 +192,7 @@ class Identity:
             "iss": f"{self._base_url}/{TENANT}/v2.0",
             "iat": now,
             "nbf": now,
-            "exp": now + TOKEN_SECONDS,
+            "exp": now + seconds,
             "appid": principal.client_id,
             "oid": principal.object_id,
             "sub": principal.object_id,
@@ -240,6 +251,25 @@ class Identity:
         assert isinstance(self._private_key, rsa.RSAPrivateKey)
         public: dict[str, Any] = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self._private_key.public_key()))
         return public | {"use": "sig", "kid": self._key_id}
+
+
+def expired_token() -> AzureError:
+    """The resource manager's answer to a token that was good once."""
+    message = "The access token expiry UTC time is earlier than current UTC time."
+    return _unauthorized("ExpiredAuthenticationToken", message)
+
+
+def _sign_in_error(fault: Fault) -> SignInError:
+    """Numbers: "Microsoft Entra authentication and authorization error codes"."""
+    if fault.kind == faults.THROTTLED:
+        return SignInError(429, "temporarily_unavailable", 90055, "There are too many incoming requests.")
+    if fault.kind == faults.UNAVAILABLE:
+        message = "The Microsoft Online Directory Service (MSODS) isn't available."
+        return SignInError(503, "temporarily_unavailable", 90033, message)
+    if fault.kind == faults.REFUSED:
+        number = re.fullmatch(r"AADSTS(\d+)", fault.code or "")
+        return SignInError(fault.status, "invalid_request", int(number[1]) if number else 50000, fault.message or "")
+    return SignInError(fault.status, "server_error", 50000, "There's an issue with the sign-in service.")
 
 
 def _new_keys() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.emulator.exceptions import AzureError, NotEmulated
+from infra.emulator.faults import Faults
 from infra.emulator.operations import Operation, Operations, timestamp
 from infra.emulator.resource_id import ResourceId
 from infra.emulator.store import Store
@@ -64,6 +65,7 @@ class Cloud:
     private_key: Path
     subscription: str
     tenant: str
+    faults: Faults = field(default_factory=Faults)
 
 
 class ResourceType(ABC):

@@ -20,6 +20,8 @@ from infra.emulator import identity as entra
 from infra.emulator.certificate import ensure_certificate, server_context
 from infra.emulator.containerapps import ContainerAppsProvider
 from infra.emulator.exceptions import AzureError
+from infra.emulator.fault_switch import FaultSwitch
+from infra.emulator.faults import Faults
 from infra.emulator.files import FileService
 from infra.emulator.identity import FederatedCredential, Identity
 from infra.emulator.operationalinsights import OperationalInsightsProvider
@@ -43,9 +45,10 @@ class PortTaken(Exception):
 class StandIn:
     """The whole cloud over one state folder. Made inside a running event loop."""
 
-    def __init__(self, state: Path, port: int | None) -> None:
+    def __init__(self, state: Path, port: int | None, rules: Faults) -> None:
         """`port` None: the port of the last time in this folder, or a free one the first time. Raises PortTaken."""
         self.state = state
+        self._switch = FaultSwitch(rules)
         self._store = Store(state / "state.db")
         self._socket = _listen(port if port is not None else self._store.get("settings", "port") or 0)
         self.port: int = self._socket.getsockname()[1]
@@ -53,7 +56,7 @@ class StandIn:
         self.base_url = f"https://127.0.0.1:{self.port}"
         self.authority, chain, key = ensure_certificate(state / "tls")
         self._ssl = server_context(chain, key)
-        self.identity = Identity(self._store, self.base_url)
+        self.identity = Identity(self._store, self.base_url, rules)
         self._operations = Operations(self._store)
         accounts = _Accounts(self.identity)
         self._files = FileService(state / "shares", self._store, accounts)
@@ -67,6 +70,7 @@ class StandIn:
             private_key=key,
             subscription=entra.SUBSCRIPTION,
             tenant=entra.TENANT,
+            faults=rules,
         )
         accounts.storage = StorageProvider(cloud)
         self._container_apps = ContainerAppsProvider(cloud)
@@ -109,36 +113,51 @@ class StandIn:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         host = _FILE_HOST.fullmatch(request.host)
         if host is not None:
-            return await self._files.handle(request, host[1], request.rel_url.raw_path.lstrip("/"))
+            return await self._file(request, host[1], request.rel_url.raw_path.lstrip("/"))
         first, _, rest = request.rel_url.raw_path.lstrip("/").partition("/")
         word = first.lower()
         if word in _RESOURCE_MANAGER:
             if self._container_apps.handles(request.path):
-                return await self._container_apps.log_stream(request)
-            return await self._resource_manager.handle(request)
+                answer = self._container_apps.log_stream
+            else:
+                answer = self._resource_manager.handle
+            return await self._switch.through(
+                request, "resource-manager", self._resource_manager, lambda: answer(request)
+            )
         if word == "stand-in":
             return await self._own(request, rest)
         if _AUTHORITY.fullmatch(word):
-            return await self.identity.handle(request)
+            return await self._switch.through(request, "identity", self.identity, lambda: self.identity.handle(request))
         if not first:
             return web.json_response({"service": "inferops stand-in for Azure", "apps": "/stand-in/apps"})
-        return await self._files.handle(request, first, rest)
+        return await self._file(request, first, rest)
+
+    async def _file(self, request: web.Request, account: str, path: str) -> web.StreamResponse:
+        return await self._switch.through(
+            request, "files", self._files, lambda: self._files.handle(request, account, path)
+        )
 
     async def _own(self, request: web.Request, rest: str) -> web.Response:
         """The stand-in's own path: what a person does elsewhere than in the resource manager."""
         if rest == "apps" and request.method == "GET":
             return web.json_response(self._container_apps.pages())
         if rest == "federated-credentials" and request.method == "POST":
-            return await self._federate(request)
+            return self._refused_to(request) or await self._federate(request)
+        if rest == "faults" or rest.startswith("faults/"):
+            return self._refused_to(request) or await self._switch.answer(request, rest.removeprefix("faults"))
         return web.json_response({"error": f"There is no {request.method} /stand-in/{rest}."}, status=404)
 
-    async def _federate(self, request: web.Request) -> web.Response:
+    def _refused_to(self, request: web.Request) -> web.Response | None:
+        """The refusal of a caller that may not change the stand-in itself."""
         try:
             caller = self.identity.principal(request.headers.get("Authorization"))
         except AzureError as refusal:
             return web.json_response({"error": refusal.as_dict()}, status=refusal.status)
         if not caller.may_write:
-            return web.json_response({"error": "The reader may not add a federated credential."}, status=403)
+            return web.json_response({"error": "The reader may not change the stand-in."}, status=403)
+        return None
+
+    async def _federate(self, request: web.Request) -> web.Response:
         try:
             asked: dict[str, Any] = await request.json()
             credential = FederatedCredential(str(asked["client_id"]), str(asked["issuer"]), str(asked["subject"]))

@@ -269,6 +269,7 @@ class ContainerApps(ResourceType):
         template = settled["template"]
         workload = self.workload(resource_id)
         try:
+            await self.cloud.faults.hinder(str(resource_id))
             with self.cloud.store.transaction():
                 latest = workload.revisions.latest()
                 suffix = template["revisionSuffix"]
@@ -303,9 +304,12 @@ class ContainerApps(ResourceType):
 
         async def switch() -> None:
             await self._work()
-            written = self.document(resource_id)
-            written["properties"] |= {"runningStatus": running, "provisioningState": SUCCEEDED}
-            self.save(resource_id, written)
+            try:
+                await self.cloud.faults.hinder(str(resource_id))
+            except AzureError:
+                self._set_state(resource_id, {"provisioningState": FAILED})
+                raise
+            self._set_state(resource_id, {"runningStatus": running, "provisioningState": SUCCEEDED})
             workload = self.workload(resource_id)
             workload.changed()
 
@@ -314,10 +318,20 @@ class ContainerApps(ResourceType):
         operation = self.cloud.operations.begin(answers.APP_STATUSES, str(resource_id), switch())
         return answers.patched(self.cloud, call, operation, document["location"])
 
+    def _set_state(self, resource_id: ResourceId, state: dict[str, str]) -> None:
+        document = self.document(resource_id)
+        document["properties"] |= state
+        self.save(resource_id, document)
+
     async def _delete_all(self, resource_id: ResourceId) -> None:
         """Processes, port, documents."""
         if not self.exists(resource_id):
             return
+        try:
+            await self.cloud.faults.hinder(str(resource_id))
+        except AzureError:
+            self._set_state(resource_id, {"provisioningState": FAILED})
+            raise
         ingress = self._ingresses.pop(resource_id.key, None)
         if ingress is not None:
             await ingress.stop()
@@ -378,7 +392,25 @@ class ContainerApps(ResourceType):
             return self._share_folder(resource_id, storage)
 
         folder = self.cloud.state / "apps" / f"{resource_id.resource_group}-{resource_id.name}".lower()
-        return Surroundings(self.cloud.store, folder, self._pace, settings, secrets, share_folder)
+
+        def check_quota() -> None:
+            self._check_quota(resource_id)
+
+        return Surroundings(self.cloud.store, folder, self._pace, settings, secrets, share_folder, check_quota)
+
+    def _check_quota(self, resource_id: ResourceId) -> None:
+        """Whether the cores and GPUs that the replicas hold, one about to start among them, are within the quotas.
+
+        No request is refused for want of them: the replica does not start, and the events say so
+        (github.com/microsoft/azure-container-apps issue 1529). Raises CannotStart.
+        """
+        environment = str(self.document(resource_id)["properties"]["environmentId"])
+        for quota, used in self.cores_in_use(environment.lower()).items():
+            limit = self.cloud.faults.is_missing(quota, environment, used)
+            if limit is not None:
+                what = "GPUs" if quota.endswith("Gpus") else "Cores"
+                message = f"Maximum Allowed {what} exceeded for the Managed Environment: {quota} is limited to {limit}"
+                raise CannotStart("AssigningReplicaFailed", message)
 
     def _settings(self, resource_id: ResourceId) -> Settings:
         properties = self.document(resource_id)["properties"]

@@ -42,7 +42,9 @@ class ManagedEnvironments(ResourceType):
         """201 with Waiting or Updating; 200 when nothing changes."""
         before = self._settled(resource_id)
         document = self._document(call, resource_id, take(body, documents.ENVIRONMENT), before)
-        if before is not None and documents.asked_for(document) == documents.asked_for(before):
+        if before is None:
+            self._check_quota(resource_id, document["location"])
+        elif documents.asked_for(document) == documents.asked_for(before):
             document["properties"]["provisioningState"] = SUCCEEDED
             self.save(resource_id, document)
             return answers.answer(200, documents.at_version(document, call.api_version))
@@ -134,12 +136,26 @@ class ManagedEnvironments(ResourceType):
 
     async def _settle(self, resource_id: ResourceId) -> None:
         await asyncio.sleep(self._pace.quick(_WORK_SECONDS))
+        try:
+            await self.cloud.faults.hinder(str(resource_id))
+        except AzureError as failure:
+            document = self.document(resource_id)
+            document["properties"] |= {"provisioningState": FAILED, "deploymentErrors": failure.message}
+            self.save(resource_id, document)
+            raise
         document = self.document(resource_id)
         document["properties"]["provisioningState"] = SUCCEEDED
         self.save(resource_id, document)
 
     async def _remove(self, resource_id: ResourceId) -> None:
         await asyncio.sleep(self._pace.quick(_WORK_SECONDS))
+        try:
+            await self.cloud.faults.hinder(str(resource_id))
+        except AzureError:
+            document = self.document(resource_id)
+            document["properties"]["provisioningState"] = FAILED
+            self.save(resource_id, document)
+            raise
         self.remove(resource_id)
 
     def _settled(self, resource_id: ResourceId) -> dict[str, Any] | None:
@@ -154,6 +170,22 @@ class ManagedEnvironments(ResourceType):
             )
         return document
 
+    def _check_quota(self, resource_id: ResourceId, location: str) -> None:
+        """Words: github.com/microsoft/azure-container-apps issues 429 and 1648."""
+        there = [
+            document
+            for _, document in self.cloud.store.items("resource", "/subscriptions/")
+            if document["type"] == self.type and document["location"] == location
+        ]
+        limit = self.cloud.faults.is_missing("ManagedEnvironmentCount", str(resource_id), len(there) + 1)
+        if limit is not None:
+            raise AzureError(
+                400,
+                "MaxNumberOfRegionalEnvironmentsInSubExceeded",
+                f"The subscription '{resource_id.subscription}' cannot have more than {limit} environments in"
+                f" {location}.",
+            )
+
     def _document(
         self, call: Call, resource_id: ResourceId, taken: dict[str, Any], before: dict[str, Any] | None
     ) -> dict[str, Any]:
@@ -167,7 +199,7 @@ class ManagedEnvironments(ResourceType):
         """Quota names: learn.microsoft.com/azure/container-apps/quotas; limits are the recorded defaults."""
         in_use = self._cores_in_use(resource_id.key)
         return [
-            usage(name, words, in_use.get(name, 0), limit)
+            usage(name, words, in_use.get(name, 0), self.cloud.faults.limit(name, str(resource_id), limit))
             for name, words, limit in (
                 ("ManagedEnvironmentGeneralPurposeCores", "Managed Environment General Purpose Cores", 100),
                 ("ManagedEnvironmentMemoryOptimizedCores", "Managed Environment Memory Optimized Cores", 50),

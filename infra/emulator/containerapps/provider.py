@@ -147,7 +147,9 @@ class ContainerAppsProvider(Provider):
             if document["type"] == ManagedEnvironments.type
             and region_name(document["location"]) == region_name(location)
         ]
-        return [usage("ManagedEnvironmentCount", "Managed Environment Count", len(environments), _MOST_ENVIRONMENTS)]
+        name = "ManagedEnvironmentCount"
+        limit = self._cloud.faults.limit(name, f"/locations/{location}", _MOST_ENVIRONMENTS)
+        return [usage(name, "Managed Environment Count", len(environments), limit)]
 
     def _profile_types(self, location: str) -> list[dict[str, Any]]:
         shown = []

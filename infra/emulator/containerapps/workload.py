@@ -74,6 +74,8 @@ class Surroundings:
     secrets: Callable[[], dict[str, str]]
     share_folder: Callable[[str], Path]
     """The local folder of a storage of the app's environment. Raises CannotStart."""
+    check_quota: Callable[[], None]
+    """Whether the replicas that there are may run. Raises CannotStart."""
 
 
 @dataclass(eq=False)
@@ -415,6 +417,7 @@ class Workload:
         names = Names(self.app_id.name, record.name, replica, settings.domain)
 
         def launch(port: int, scratch: Path) -> Launch:
+            self._around.check_quota()
             return plan(
                 names,
                 container,

@@ -17,19 +17,12 @@ from typing import Any, Protocol
 from infra.emulator.exceptions import AzureError
 from infra.emulator.files import signatures
 from infra.emulator.files.context import Context, Grant, parse_query
-from infra.emulator.files.exceptions import StorageError, error, not_emulated
+from infra.emulator.files.exceptions import TOKEN_CHALLENGE, StorageError, error, expired_token, not_emulated
 from infra.emulator.files.formats import iso, now, parse_iso
 from infra.emulator.files.shares import Shares
-from infra.emulator.identity import TENANT
 
 _CLOCK_SKEW_SECONDS = 15 * 60
 _TOKEN_CACHE_SECONDS = 5.0
-_CHALLENGE = {
-    "WWW-Authenticate": (
-        f"Bearer authorization_uri=https://login.microsoftonline.com/{TENANT}/oauth2/authorize"
-        " resource_id=https://storage.azure.com"
-    )
-}
 
 
 class AccountDirectory(Protocol):
@@ -83,7 +76,7 @@ class Authorizer:
                 return self._check_sas(context, context.account, keys, path, context.query, need)
             if context.request.headers.get("x-ms-version") is None:
                 raise error("InvalidHeaderValue", HeaderName="x-ms-version", HeaderValue="")
-            raise error("NoAuthenticationInformation", _CHALLENGE)
+            raise error("NoAuthenticationInformation", TOKEN_CHALLENGE)
         if context.request.headers.get("x-ms-version") is None:
             raise _refused("Unversioned authenticated access is not allowed.")
         scheme, _, credential = authorization.partition(" ")
@@ -156,10 +149,10 @@ class Authorizer:
         except AzureError as refusal:
             if refusal.code == "InvalidAuthenticationTokenAudience":
                 raise _refused("Audience validation failed. Audience did not match.") from None
-            detail = "Signature validation failed."
             if refusal.code == "ExpiredAuthenticationToken":
-                detail = "Lifetime validation failed. The token is expired."
-            raise error("InvalidAuthenticationInfo", _CHALLENGE, AuthenticationErrorDetail=detail) from None
+                raise expired_token() from None
+            detail = "Signature validation failed."
+            raise error("InvalidAuthenticationInfo", TOKEN_CHALLENGE, AuthenticationErrorDetail=detail) from None
 
     def _check_sas(
         self, context: Context, account: str, keys: list[bytes], path: str, query: Mapping[str, str], need: Need

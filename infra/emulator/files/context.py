@@ -114,9 +114,14 @@ class Context:
 
 def check_version(text: str) -> str:
     """The value of x-ms-version. Raises StorageError 400."""
-    if not _VERSION.fullmatch(text):
+    if not is_version(text):
         raise invalid_header("x-ms-version", text)
     return text
+
+
+def is_version(text: str) -> bool:
+    """Whether it has the form of a version."""
+    return _VERSION.fullmatch(text) is not None
 
 
 def new_request_id() -> str:

@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from xml.sax.saxutils import escape
 
+from infra.emulator import faults
+from infra.emulator.fault_switch import Fault
+from infra.emulator.identity import TENANT
+
 _CATALOGUE: dict[str, tuple[int, str]] = {
     "AuthenticationFailed": (
         403,
@@ -111,10 +115,24 @@ _CATALOGUE: dict[str, tuple[int, str]] = {
         409,
         "The specified resource type does not match the type of the existing resource.",
     ),
+    "ServerBusy": (503, "The server is busy."),
     "ShareAlreadyExists": (409, "The specified share already exists."),
     "ShareNotFound": (404, "The specified share does not exist."),
-    "ShareSizeLimitReached": (403, "The disk under the local stand-in for Azure is full."),
+    "ShareSizeLimitReached": (403, "The share, or the disk under the local stand-in for Azure, is full."),
     "UnsupportedHttpVerb": (405, "The resource doesn't support specified Http Verb."),
+}
+
+
+_OF_FAULTS = {
+    faults.UNAVAILABLE: "ServerBusy",
+    faults.INTERNAL_ERROR: "InternalError",
+    faults.FULL_SHARE: "ShareSizeLimitReached",
+}
+TOKEN_CHALLENGE = {
+    "WWW-Authenticate": (
+        f"Bearer authorization_uri=https://login.microsoftonline.com/{TENANT}/oauth2/authorize"
+        " resource_id=https://storage.azure.com"
+    )
 }
 
 
@@ -155,6 +173,22 @@ def error(code: str, headers: Mapping[str, str] | None = None, **details: str) -
 def invalid_header(name: str, value: str) -> StorageError:
     """A header that cannot be read."""
     return error("InvalidHeaderValue", HeaderName=name, HeaderValue=value)
+
+
+def of_fault(fault: Fault) -> StorageError:
+    """What the fault switch asks for. The service throttles by 503 ServerBusy; which code a 429 has is not known."""
+    if fault.kind in _OF_FAULTS:
+        return error(_OF_FAULTS[fault.kind], fault.headers)
+    if fault.kind == faults.EXPIRED_TOKEN:
+        return expired_token()
+    code, message = fault.code or "TooManyRequests", fault.message or "The account is being throttled."
+    return StorageError(fault.status, code, message, headers=fault.headers)
+
+
+def expired_token() -> StorageError:
+    """A token that was good once."""
+    detail = "Lifetime validation failed. The token is expired."
+    return error("InvalidAuthenticationInfo", TOKEN_CHALLENGE, AuthenticationErrorDetail=detail)
 
 
 def not_emulated(what: str) -> StorageError:

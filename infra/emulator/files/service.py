@@ -14,12 +14,13 @@ from urllib.parse import unquote
 import aiohttp
 from aiohttp import web
 
+from infra.emulator.fault_switch import Fault
 from infra.emulator.files import formats, leases
 from infra.emulator.files.authorization import AccountDirectory, Authorizer
 from infra.emulator.files.backend import Backend
 from infra.emulator.files.content import Bodies, Spool
-from infra.emulator.files.context import Context, check_version, new_request_id, parse_query
-from infra.emulator.files.exceptions import StorageError, error
+from infra.emulator.files.context import Context, check_version, is_version, new_request_id, parse_query
+from infra.emulator.files.exceptions import StorageError, error, of_fault
 from infra.emulator.files.names import check_share_name, split_path
 from infra.emulator.files.routes import operation_of
 from infra.emulator.files.shares import Shares
@@ -70,6 +71,13 @@ class FileService:
         except OSError as problem:
             log.warning("%s %s: %s", request.method, request.path, problem)
             return _refuse(context, in_service_words(problem))
+
+    def refuse(self, request: web.Request, fault: Fault) -> web.StreamResponse:
+        """An error of the fault switch, as the service words it."""
+        context = Context(request, "", "", (), {}, "", request_id=new_request_id())
+        version = request.headers.get("x-ms-version", "")
+        context.version = version if is_version(version) else context.version
+        return _refuse(context, of_fault(fault))
 
     async def _answer(self, context: Context, path: str) -> web.StreamResponse:
         try:

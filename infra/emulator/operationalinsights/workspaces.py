@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from infra.emulator.exceptions import AzureError, NotEmulated
-from infra.emulator.operations import SUCCEEDED, timestamp
+from infra.emulator.operations import FAILED, IN_PROGRESS, SUCCEEDED, timestamp
 from infra.emulator.provider import Answer, Call, Cloud, Provider, ResourceType
 from infra.emulator.resource_id import ResourceId
 
@@ -67,7 +67,7 @@ class Workspaces(ResourceType):
         if body is None and action.lower().startswith("operationresults/"):
             # The second address of a change, beside Azure-AsyncOperation.
             document = self.document(resource_id)
-            if document["properties"]["provisioningState"] == SUCCEEDED:
+            if document["properties"]["provisioningState"] in (SUCCEEDED, FAILED):
                 return Answer(200, document, _supported())
             here = f"{call.base_url}{resource_id}/{action}?api-version={call.api_version}"
             return Answer(202, headers=_supported() | {"Location": here, "Retry-After": "1"})
@@ -101,17 +101,20 @@ class Workspaces(ResourceType):
             raise AzureError(404, "NotFound", f"The operation '{operation_id}' was not found.")
         document = self.cloud.store.get("resource", ResourceId.parse(operation.resource_id).key)
         body: dict[str, Any] = {"id": self._operation_path(document, operation_id), "name": operation_id}
-        going_on = document is not None and document["properties"]["provisioningState"] != SUCCEEDED
-        body |= {"status": "InProgress" if going_on else SUCCEEDED, "startTime": operation.started + "Z"}
-        if not going_on:
+        state = SUCCEEDED if document is None else document["properties"]["provisioningState"]
+        status = state if state in (SUCCEEDED, FAILED) else IN_PROGRESS
+        body |= {"status": status, "startTime": operation.started + "Z"}
+        if status != IN_PROGRESS:
             body |= {"endTime": (operation.ended or timestamp()) + "Z", "properties": {}}
+        if status == FAILED and operation.error is not None:
+            body["error"] = operation.error
         return Answer(200, body)
 
     def finish_all(self) -> None:
         """After a restart: what was being created or changed is done."""
         for _, document in self.cloud.store.items("resource"):
-            if document["type"] == self.type and document["properties"]["provisioningState"] != SUCCEEDED:
-                self._succeed(ResourceId.parse(document["id"]))
+            if document["type"] == self.type and document["properties"]["provisioningState"] not in (SUCCEEDED, FAILED):
+                self._end(ResourceId.parse(document["id"]), SUCCEEDED)
 
     def _write(
         self, call: Call, resource_id: ResourceId, body: dict[str, Any], before: dict[str, Any] | None
@@ -172,12 +175,17 @@ class Workspaces(ResourceType):
 
     async def _finish(self, resource_id: ResourceId) -> None:
         await asyncio.sleep(_WORK_SECONDS)
-        self._succeed(resource_id)
+        try:
+            await self.cloud.faults.hinder(str(resource_id))
+        except AzureError:
+            self._end(resource_id, FAILED)
+            raise
+        self._end(resource_id, SUCCEEDED)
 
-    def _succeed(self, resource_id: ResourceId) -> None:
+    def _end(self, resource_id: ResourceId, state: str) -> None:
         if self.exists(resource_id):
             document = self.document(resource_id)
-            document["properties"] |= {"provisioningState": SUCCEEDED, "modifiedDate": timestamp() + "Z"}
+            document["properties"] |= {"provisioningState": state, "modifiedDate": timestamp() + "Z"}
             self.save(resource_id, document)
 
     def _operation_path(self, document: dict[str, Any] | None, operation_id: str) -> str:

@@ -89,6 +89,7 @@ class Run:
         """Ends with the record Succeeded, or raises AzureError DeploymentFailed with the record Failed."""
         self._set_state(RUNNING)
         try:
+            await self._around.cloud.faults.hinder(self._id)
             await self._deploy_all()
             if not self._failures:
                 await self._evaluate_outputs()
@@ -96,6 +97,8 @@ class Run:
                 await self._delete_others()
         except asyncio.CancelledError:
             raise
+        except AzureError as failure:
+            self._failures.append(failure)
         except Exception as defect:
             log.exception("deployment %s", self._id)
             self._failures.append(AzureError(500, "InternalServerError", f"The stand-in failed: {defect!r}"))

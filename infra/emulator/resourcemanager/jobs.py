@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from infra.emulator.exceptions import AzureError
+from infra.emulator.faults import Faults
 from infra.emulator.operations import Operations
 from infra.emulator.provider import Answer, Call, Principal
 from infra.emulator.store import Store
@@ -29,8 +30,8 @@ Worker = Callable[[Request], Awaitable[Answer]]
 class Jobs:
     """All jobs. `add` names a kind and the function that does the work and returns what the last poll answers."""
 
-    def __init__(self, store: Store, operations: Operations) -> None:
-        self._store, self._operations = store, operations
+    def __init__(self, store: Store, operations: Operations, faults: Faults) -> None:
+        self._store, self._operations, self._faults = store, operations, faults
         self._workers: dict[str, Worker] = {}
         self._going_on: dict[str, str] = {}
 
@@ -75,6 +76,7 @@ class Jobs:
 
     async def _work(self, job: str, document: dict[str, Any]) -> None:
         try:
+            await self._faults.hinder(f"{document['scope']}/operationresults/{document['kind']}")
             answer = await self._workers[document["kind"]](document["request"])
         except AzureError as failure:
             answer = Answer(failure.status, {"error": failure.as_dict()})

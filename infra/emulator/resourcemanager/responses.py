@@ -13,10 +13,11 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from infra.emulator.exceptions import AzureError, NotEmulated
+from infra.emulator.fault_switch import Fault
 from infra.emulator.operations import IN_PROGRESS
 from infra.emulator.provider import Answer, Call, Cloud, Principal, Provider
 from infra.emulator.resource_id import ResourceId
-from infra.emulator.resourcemanager import authorization, cloud_metadata
+from infra.emulator.resourcemanager import authorization, cloud_metadata, fault_errors
 from infra.emulator.resourcemanager.deletion import GroupDeletion
 from infra.emulator.resourcemanager.deployments import Deployments
 from infra.emulator.resourcemanager.groups import ResourceGroups
@@ -48,7 +49,7 @@ class ResourceManager:
 
     def __init__(self, cloud: Cloud, identity: Authenticator, providers: Sequence[Provider]) -> None:
         self._cloud, self._identity, self._providers = cloud, identity, tuple(providers)
-        self._jobs = Jobs(cloud.store, cloud.operations)
+        self._jobs = Jobs(cloud.store, cloud.operations, cloud.faults)
         self._subscriptions = Subscriptions(cloud)
         self._namespaces = Namespaces(cloud, providers)
         self._groups = ResourceGroups(cloud)
@@ -74,26 +75,23 @@ class ResourceManager:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answers one request; never raises but when the client is gone."""
-        correlation = request.headers.get("x-ms-correlation-request-id") or str(uuid.uuid4())
+        correlation = _correlation(request)
         try:
             answer = await self._answer(request, correlation)
             status, headers = answer.status, _retry_after(answer) | dict(answer.headers)
             data = None if answer.body is None else _json(answer.body)
         except AzureError as problem:
-            status, headers = problem.status, dict(problem.headers)
-            data = _json({"error": problem.as_dict()})
-            if problem.from_gateway:
-                headers["x-ms-failure-cause"] = "gateway"
+            return _refusal(request, problem, correlation)
         except Exception:
             # A defect of the stand-in: the client gets Azure's 500, and the log says where.
             log.exception("%s %s", request.method, request.path)
-            error = {"code": "InternalServerError", "message": "The stand-in failed; see its log."}
-            status, headers, data = 500, {}, _json({"error": error})
-        response = web.Response(status=status, headers=_common_headers(request, status, correlation) | headers)
-        if data is not None:
-            response.body = data
-            response.headers.setdefault("Content-Type", "application/json; charset=utf-8")
-        return response
+            defect = AzureError(500, "InternalServerError", "The stand-in failed; see its log.")
+            return _refusal(request, defect, correlation)
+        return _response(request, status, headers, data, correlation)
+
+    def refuse(self, request: web.Request, fault: Fault) -> web.StreamResponse:
+        """An error of the fault switch, as the resource manager words it."""
+        return _refusal(request, fault_errors.of_fault(fault, request, self._cloud.subscription), _correlation(request))
 
     async def _answer(self, request: web.Request, correlation: str) -> Answer:
         # Two slashes in a row count as one: clients leave out an empty part of a path.
@@ -313,6 +311,27 @@ async def _read_body(request: web.Request) -> tuple[Any, Positions]:
         problem = str(failure)
     message = f"The request content was invalid and could not be deserialized: '{problem}'."
     raise AzureError(400, "InvalidRequestContent", message, from_gateway=True)
+
+
+def _correlation(request: web.Request) -> str:
+    return request.headers.get("x-ms-correlation-request-id") or str(uuid.uuid4())
+
+
+def _refusal(request: web.Request, problem: AzureError, correlation: str) -> web.Response:
+    headers = dict(problem.headers)
+    if problem.from_gateway:
+        headers["x-ms-failure-cause"] = "gateway"
+    return _response(request, problem.status, headers, _json({"error": problem.as_dict()}), correlation)
+
+
+def _response(
+    request: web.Request, status: int, headers: dict[str, str], data: bytes | None, correlation: str
+) -> web.Response:
+    response = web.Response(status=status, headers=_common_headers(request, status, correlation) | headers)
+    if data is not None:
+        response.body = data
+        response.headers.setdefault("Content-Type", "application/json; charset=utf-8")
+    return response
 
 
 def _common_headers(request: web.Request, status: int, correlation: str) -> dict[str, str]:

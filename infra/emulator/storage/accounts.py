@@ -199,6 +199,14 @@ class StorageAccounts(ResourceType):
 
     async def _finish(self, resource_id: ResourceId) -> None:
         await asyncio.sleep(_CREATION_SECONDS)
+        try:
+            await self.cloud.faults.hinder(str(resource_id))
+        except AzureError:
+            # An account whose creation failed is not there.
+            with self.cloud.store.transaction():
+                self.cloud.store.delete(_ACCOUNT, resource_id.name)
+                self.remove(resource_id)
+            raise
         if self.exists(resource_id):
             document = self.document(resource_id)
             document["properties"]["provisioningState"] = "Succeeded"
