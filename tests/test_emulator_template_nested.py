@@ -188,6 +188,7 @@ def test_the_body_of_a_nested_deployment_keeps_its_template_as_it_is() -> None:
 SECRETS = {
     "given": {"type": "securestring"},
     "fixed": {"type": "securestring", "defaultValue": ""},
+    "builtIn": {"type": "securestring", "defaultValue": "known to the template alone"},
     "new": {"type": "string", "defaultValue": "[newGuid()]"},
     "later": {"type": "string", "defaultValue": "[dateTimeAdd(utcNow('o'), 'PT1H')]"},
     "plain": {"type": "string", "defaultValue": "[toUpper('x')]"},
@@ -210,6 +211,7 @@ def preview(properties: Any, **sections: Any) -> Any:
         ("[variables('mixed').a]", "[parameters('given')]"),
         ("[variables('mixed').b]", "X"),
         ("[parameters('fixed')]", ""),
+        ("[parameters('builtin')]", "[parameters('builtIn')]"),
         ("[parameters('plain')]", "X"),
         ("[parameters('later')]", "[dateTimeAdd(utcNow('o'), 'PT1H')]"),
         ("[parameters('new')]", "[newGuid()]"),

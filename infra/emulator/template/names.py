@@ -62,6 +62,9 @@ class TemplateNames:
             if self._types.resolved(definition).get("nullable"):
                 return None
             raise ExpressionError(f"The value for the template parameter '{known}' is not provided.")
+        if context.masked and definition["defaultValue"] and self._types.secure(definition):
+            # An empty one hides nothing.
+            return secret(known)
         inner = replace(
             context, names=_DefaultNames(self), runtime=None, loops={}, lambda_variables={}, in_default=True
         )
