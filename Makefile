@@ -7,18 +7,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 # The person's own uv, else one that belongs to this folder.
-UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+UV := $(shell { uv --version >/dev/null 2>&1 && command -v uv; } || echo .uv/bin/uv)
 LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 QUESTION ?= What is a LoRA adapter?
 
 export UV_PYTHON_DOWNLOADS := never
+
+# A key or a mark whose recipe failed half-way is no key and no mark.
+.DELETE_ON_ERROR:
 
 .PHONY: help
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: local
-local: export INFERENCE_API_KEY = $(shell cat .local/api-key 2>/dev/null)
 local: .local/api-key $(VENV)/.installed ## set everything up on this machine, ask the model a question
 	@$(BIN)/python -m infra.emulator.background start
 	@$(BIN)/python -m infra.emulator.finetuning
