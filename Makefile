@@ -12,6 +12,8 @@ LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --
 QUESTION ?= What is a LoRA adapter?
 
 export UV_PYTHON_DOWNLOADS := never
+# The tests of workflows and of start.sh type `uv` as a runner and an image do.
+export PATH := $(abspath .uv/bin):$(PATH)
 
 # A key or a mark whose recipe failed half-way is no key and no mark.
 .DELETE_ON_ERROR:
@@ -35,7 +37,7 @@ local-down: ## end everything that `make local` started (its data stays in .loca
 
 .PHONY: test
 test: $(VENV)/.installed ## the whole suite, on two cores
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGUMENTS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGUMENTS)
 
 .PHONY: check
 check: $(VENV)/.installed ## style, types, workflows
