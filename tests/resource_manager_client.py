@@ -155,7 +155,8 @@ def _credential(announcement: dict[str, str]) -> ClientSecretCredential:
     )
 
 
-def _settings(announcement: dict[str, str]) -> dict[str, Any]:
+def client_settings(announcement: dict[str, str]) -> dict[str, Any]:
+    """What every client of the management SDKs is made with."""
     return {
         "credential": _credential(announcement),
         "subscription_id": announcement["subscription"],
@@ -168,14 +169,14 @@ def _settings(announcement: dict[str, str]) -> dict[str, Any]:
 
 def groups_client(stand_in: RunningStandIn) -> ResourceManagementClient:
     """The SDK's client of groups, providers and resources."""
-    return ResourceManagementClient(**_settings(stand_in.announcement))
+    return ResourceManagementClient(**client_settings(stand_in.announcement))
 
 
 def deployments_client(stand_in: RunningStandIn) -> DeploymentsMgmtClient:
     """The SDK's client of deployments."""
-    return DeploymentsMgmtClient(**_settings(stand_in.announcement))
+    return DeploymentsMgmtClient(**client_settings(stand_in.announcement))
 
 
 def storage_client(stand_in: RunningStandIn) -> StorageManagementClient:
     """The SDK's client of storage accounts."""
-    return StorageManagementClient(**_settings(stand_in.announcement))
+    return StorageManagementClient(**client_settings(stand_in.announcement))

@@ -17,6 +17,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from infra.emulator.faults import BadRule, Faults, of_text
+
 # The rules of the fault switch from the start on: README.md.
 FAULTS_VARIABLE = "STAND_IN_FAULTS"
 
@@ -25,6 +27,13 @@ def main() -> int:
     """Exit codes: 0 stopped by a signal, 1 the port is taken, 2 another stand-in serves the folder, or bad rules."""
     arguments = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    rules = Faults()
+    try:
+        rules.add(of_text(os.environ.get(FAULTS_VARIABLE, "")))
+    except BadRule as problem:
+        for line in problem.problems:
+            print(f"{FAULTS_VARIABLE}: {line}", file=sys.stderr)
+        return 2
     with _alone(arguments.state) as alone:
         if not alone:
             print(
@@ -32,7 +41,7 @@ def main() -> int:
                 file=sys.stderr,
             )
             return 2
-        return asyncio.run(_serve(arguments.state, arguments.port, os.environ.get(FAULTS_VARIABLE, "")))
+        return asyncio.run(_serve(arguments.state, arguments.port, rules))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,17 +69,8 @@ def _alone(state: Path) -> Iterator[bool]:
             yield True
 
 
-async def _serve(state: Path, port: int | None, rules_text: str) -> int:
-    from infra.emulator.faults import BadRule, Faults, of_text
+async def _serve(state: Path, port: int | None, rules: Faults) -> int:
     from infra.emulator.server import PortTaken, StandIn
-
-    rules = Faults()
-    try:
-        rules.add(of_text(rules_text))
-    except BadRule as problem:
-        for line in problem.problems:
-            print(f"{FAULTS_VARIABLE}: {line}", file=sys.stderr)
-        return 2
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
