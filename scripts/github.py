@@ -1,4 +1,4 @@
-"""What a GitHub Actions job offers: annotations, the job summary, outputs, masks, groups and the OIDC assertion.
+"""What a GitHub Actions job offers: annotations, the job summary, outputs, masks and the OIDC assertion.
 
 The only reader of the GITHUB_* and ACTIONS_* variables. Outside a job everything here does nothing, so that a verb
 says the same things on a runner and on a person's machine. Knows nothing of Azure beyond the audience of the assertion.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -64,19 +63,6 @@ class Job:
                 if line.strip():
                     stream.write(f"::add-mask::{_data(line)}\n")
             stream.flush()
-
-    @contextmanager
-    def group(self, title: str, stream: TextIO) -> Iterator[None]:
-        """Fold the lines written within the block under a title."""
-        if self.is_running:
-            stream.write(f"::group::{_data(title)}\n")
-            stream.flush()
-        try:
-            yield
-        finally:
-            if self.is_running:
-                stream.write("::endgroup::\n")
-                stream.flush()
 
     def add_summary(self, markdown: str) -> None:
         """Append to the step's summary, cut at a line so that the whole stays within what GitHub shows."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts import report
 from scripts.deployment import Outputs
 from scripts.errors import BadInput, InferopsError, Problem
 from scripts.github import Job
@@ -100,14 +101,9 @@ def summary(outputs: Outputs, record: Record) -> str:
         "Seconds": ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in record.timings_seconds.items()) or "none",
     }
     lines = [f"### {record.environment} serves release {record.release.id}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {_cell(value)} |" for name, value in rows.items()]
+    lines += [f"| {name} | {report.cell(value)} |" for name, value in rows.items()]
     if record.proof is not None:
-        lines += ["", "| Check | | Seconds | What came |", "|---|---|---|---|"]
-        lines += [
-            f"| {_cell(check.name)} | {'passed' if check.passed else '**failed**'} | {check.seconds:.2f} "
-            f"| {_cell(check.detail)} |"
-            for check in record.proof.checks
-        ]
+        lines += ["", report.proof_markdown(record.proof).rstrip("\n")]
     return "\n".join(lines) + "\n"
 
 
@@ -191,7 +187,3 @@ def _write_json(path: Path, value: object) -> None:
             f"{path} could not be written: {error.strerror}.",
             "Make the folder writable and run `inferops publish` again; the deploy itself is done.",
         ) from None
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -96,25 +96,13 @@ def sync_json(sync: SyncPlan) -> dict[str, Any]:
     }
 
 
-def proof_text(proof: Proof) -> str:
-    """One line per check, passed or failed, and the outcome last."""
-    lines = [
-        f"{'ok    ' if check.passed else 'FAILED'} {check.name} ({check.seconds:.1f} s): {check.detail}"
-        for check in proof.checks
-    ]
-    return "\n".join([*lines, _proof_outcome(proof)])
-
-
 def proof_markdown(proof: Proof) -> str:
+    """The outcome, and a row for each check."""
     rows = [
-        f"| {'✅' if check.passed else '❌'} | {_cell(check.name)} | {_cell(check.detail)} | {check.seconds:.1f} |"
+        f"| {'✅' if check.passed else '❌'} | {cell(check.name)} | {cell(check.detail)} | {check.seconds:.1f} |"
         for check in proof.checks
     ]
     return "\n".join([_proof_outcome(proof), "", "| | Check | Found | Seconds |", "|-|-|-|-:|", *rows]) + "\n"
-
-
-def proof_json(proof: Proof) -> dict[str, Any]:
-    return proof.to_json()
 
 
 def size(count: int) -> str:
@@ -199,7 +187,7 @@ def _fenced(text: str, language: str) -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text for a table cell: no markup, no line end, no column end."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
     return re.sub(r"([`*_\[\]])", r"\\\1", " ".join(escaped.split()))

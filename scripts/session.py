@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -136,6 +137,8 @@ class Session:
                         f"The secret {KEY_SECRET} of the container app {app} has characters that no request can carry.",
                         f"Set {KEY_VARIABLE} to a key of letters, digits and punctuation and provision again.",
                     )
+                # GitHub knows the secrets that it gave to the job, and not the one that only the app has.
+                self.job.mask(str(secret.value), sys.stderr)
                 return str(secret.value)
         raise NotFound(
             f"The container app {app} has no secret {KEY_SECRET}.",

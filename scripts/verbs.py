@@ -110,7 +110,9 @@ def deploy(session: Session) -> Deployed:
             adapters={name: folder.local or folder.path for name, folder in model.adapters.items()},
             commit=_commit(session.root),
         )
-    release.check_folders(session.share, package, described_in=str(session.environment.files[0]))
+    release.check_folders(
+        session.share, package, described_in=str(session.environment.files[0].relative_to(session.root))
+    )
     with release.Lock(session.share, wait_seconds=LOCK_WAIT_SECONDS, say=session.say) as lock:
         before = release.read_current(session.share)
         target = package.release.id

@@ -80,9 +80,7 @@ def test_outside_a_job_everything_does_nothing(tmp_path: Path) -> None:
     outside.set_outputs({"a": "b"})
     outside.mask("secret", stream)
     outside.annotate([Problem("a", "", None, "b", "c")], stream)
-    with outside.group("title", stream):
-        stream.write("line\n")
-    assert stream.getvalue() == "line\n"
+    assert stream.getvalue() == ""
     assert list(tmp_path.iterdir()) == []
     assert not outside.is_running
     assert outside.run_url is None
@@ -168,13 +166,6 @@ def test_every_line_of_a_secret_is_masked(tmp_path: Path) -> None:
     stream = io.StringIO()
     job(tmp_path).mask("first%\n\nsecond\n", stream)
     assert stream.getvalue() == "::add-mask::first%25\n::add-mask::second\n"
-
-
-def test_a_group_ends_also_when_its_work_fails(tmp_path: Path) -> None:
-    stream = io.StringIO()
-    with pytest.raises(ZeroDivisionError), job(tmp_path).group("upload", stream):
-        stream.write(f"{1 / 0}")
-    assert stream.getvalue() == "::group::upload\n::endgroup::\n"
 
 
 def test_outputs_hold_any_text(tmp_path: Path) -> None:

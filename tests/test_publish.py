@@ -100,8 +100,8 @@ def test_a_job_gets_outputs_and_a_summary(tmp_path: Path) -> None:
     summary = (tmp_path / "summary").read_text()
     assert "### dev serves release abc" in summary
     assert OUTPUTS.aca_app_endpoint in summary
-    assert "| a chat answers | passed | 0.50 | 4 tokens \\| &lt;b> |" in summary
-    assert "| no key | **failed** | 0.10 | answered 200 |" in summary
+    assert "| ✅ | a chat answers | 4 tokens \\| &lt;b> | 0.5 |" in summary
+    assert "| ❌ | no key | answered 200 | 0.1 |" in summary
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
