@@ -1,6 +1,6 @@
 """The official schemas of resource types: what is wrong with a resource as a template or a request sends it.
 
-The rules that the schemas themselves do not say are in tests/data/README.md.
+The rules that the schemas themselves do not say are in infra/emulator/schemas/README.md.
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
 
-FOLDER = Path(__file__).parent / "data" / "resource-types"
+from infra.emulator.schemas import FOLDER
 
 
 def problems(resource: Mapping[str, Any]) -> list[str]:

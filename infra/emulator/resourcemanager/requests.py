@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from infra.emulator import regions
+from infra.emulator import regions, schemas
 from infra.emulator.exceptions import AzureError, NotEmulated
 from infra.emulator.provider import Call
 from infra.emulator.resourcemanager import authorization, documents
@@ -216,6 +216,7 @@ class Plan:
                 # What is not known yet stood there as text, which may be of a wrong type: only what is wrong without
                 # it too is refused.
                 problem = self._preflight(entry, known) and problem
+            problem = _misfit(entry, one.preview) or problem
             if problem is not None:
                 yield entry, problem
 
@@ -230,6 +231,15 @@ class Plan:
                 raise
             return problem
         return None
+
+
+def _misfit(entry: Entry, body: dict[str, Any]) -> AzureError | None:
+    """What the type's official schema has against a resource."""
+    try:
+        schemas.check(entry.type, entry.api_version, body)
+    except AzureError as problem:
+        return problem
+    return None
 
 
 def known_part(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from infra.emulator import regions
+from infra.emulator import regions, schemas
 from infra.emulator.exceptions import AzureError
 from infra.emulator.provider import Answer, Call, Cloud, ResourceType
 from infra.emulator.resource_id import ResourceId
@@ -27,13 +27,15 @@ class Resources:
         self._check_parent(resource_id, "write")
         if _is_tracked(resource_id):
             self._check_location(known, resource_id, body)
-        return await known.put(call, resource_id, _object(body))
+        schemas.check(known.type, call.api_version, _object(body))
+        return await known.put(call, resource_id, body)
 
     async def patch(self, call: Call, resource_id: ResourceId, body: Any) -> Answer:
         """Merges into what is there. Raises AzureError."""
         known, resource_id = self._writable(call, resource_id, body)
         self._check_parent(resource_id, "write")
-        return await known.patch(call, resource_id, _object(body))
+        schemas.check(known.type, call.api_version, _object(body), partial=True)
+        return await known.patch(call, resource_id, body)
 
     async def get(self, call: Call, resource_id: ResourceId) -> Answer:
         """The resource as it is. Raises AzureError."""
