@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 _NOT_OF_THE_TYPE = frozenset({"type", "apiVersion", "name", "id"})
 # What the services show beyond their own definitions (recorded answers), and so must take back from clients: the
 # objects of the schema by type, and their properties.
-_BEYOND = {
+_BEYOND: dict[str, dict[str, tuple[str, ...]]] = {
     "Microsoft.App/containerApps": {"ContainerAppProperties": ("delegatedIdentities", "runningStatus")},
     "Microsoft.App/managedEnvironments": {
         "ManagedEnvironmentProperties": ("openTelemetryConfiguration", "appInsightsConfiguration"),
