@@ -149,6 +149,9 @@ def test_shares_are_those_of_the_file_service(writer: Arm, stand_in: RunningStan
     }
     shown = client.file_shares.get(group, name, "made-there")
     assert (shown.access_tier, shown.lease_state) == ("TransactionOptimized", "available")
+    client.file_shares.update(group, name, "made-there", FileShare({"properties": {"accessTier": "Hot"}}))
+    assert client.file_shares.get(group, name, "made-there").access_tier == "Hot"
+    assert files.get_share_client("made-there").get_share_properties().access_tier == "Hot"
     used = client.file_shares.get(group, name, "made-there", expand="stats")
     assert used.share_usage_bytes == 4
     client.file_shares.delete(group, name, "made-there")
@@ -172,6 +175,9 @@ def test_share_answers_as_recorded(writer: Arm) -> None:
     assert list(shown.json()) == ["id", "name", "type", "etag", "properties"]
     assert writer.request("DELETE", f"{path}/shares/one", api_version=STORAGE).status_code == 200
     assert writer.request("DELETE", f"{path}/shares/one", api_version=STORAGE).status_code == 204
+    cool = writer.request("PUT", f"{path}/shares/two", {"properties": {"accessTier": "Cool"}}, api_version=STORAGE)
+    assert (cool.status_code, cool.json()["properties"]) == (201, {"accessTier": "Cool"})
+    assert writer.get(f"{path}/shares/two", STORAGE)["properties"]["accessTier"] == "Cool"
     for body, code in (
         ({"properties": {"shareQuota": 0}}, "InvalidValuesForRequestParameters"),
         ({"properties": {"shareQuota": 10**6}}, "InvalidValuesForRequestParameters"),

@@ -106,10 +106,18 @@ class FileService:
         self._shares.delete(account, name)
 
     def set_share(
-        self, account: str, name: str, *, quota_gib: int | None = None, metadata: dict[str, str] | None = None
+        self,
+        account: str,
+        name: str,
+        *,
+        quota_gib: int | None = None,
+        metadata: dict[str, str] | None = None,
+        access_tier: str | None = None,
     ) -> None:
-        """Changes a share's quota or metadata; None leaves it. Raises StorageError 404."""
+        """Changes a share's quota, metadata or access tier; None leaves it. Raises StorageError 404."""
         share = self._shares.get(account, name)
+        if access_tier is not None and access_tier != share.access_tier:
+            share.access_tier, share.access_tier_changed = access_tier, formats.now()
         share.quota_gib = quota_gib if quota_gib is not None else share.quota_gib
         share.metadata = metadata if metadata is not None else share.metadata
         self._shares.touch(account, name, share)

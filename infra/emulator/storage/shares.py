@@ -18,7 +18,8 @@ from infra.emulator.storage.accounts import StorageAccounts
 # https://learn.microsoft.com/rest/api/storagerp/file-shares/create: the default of a standard account.
 _QUOTA_GIB = 102_400
 _LARGEST_QUOTA_GIB = 102_400
-_TIER = "TransactionOptimized"
+# Premium is the only tier of a FileStorage account, and of no other.
+_TIERS, _PREMIUM = ("TransactionOptimized", "Hot", "Cool"), "Premium"
 
 
 class FileServices(ResourceType):
@@ -138,22 +139,33 @@ class Shares(ResourceType):
         metadata = asked.get("metadata")
         if metadata is not None and not isinstance(metadata, dict):
             wrong.append("metadata")
+        if asked.get("accessTier") not in (None, *self._tiers(resource_id)):
+            wrong.append("accessTier")
         if wrong:
             message = f"Values for request parameters are invalid: {', '.join(wrong)}."
             raise AzureError(400, "InvalidValuesForRequestParameters", message)
         if asked.get("enabledProtocols") == "NFS":
             raise NotEmulated("NFS shares (enabledProtocols)")
-        if asked.get("accessTier", _TIER) not in (_TIER, None):
-            raise NotEmulated(f"shares of the access tier {asked['accessTier']}")
 
     def exists(self, resource_id: ResourceId) -> bool:
         """Whether the share is there, whoever made it."""
         return self.cloud.files.share_exists(resource_id.names[0], resource_id.name)
 
+    def _tiers(self, resource_id: ResourceId) -> tuple[str, ...]:
+        """The tiers that shares of the account may have; all of them before the account is there."""
+        service = resource_id.parent
+        assert service is not None and service.parent is not None
+        account = self.cloud.store.get("resource", service.parent.key)
+        if account is None:
+            return (*_TIERS, _PREMIUM)
+        return (_PREMIUM,) if account["kind"] == "FileStorage" else _TIERS
+
     def _change(self, account: str, name: str, asked: dict[str, Any]) -> None:
-        quota, metadata = asked.get("shareQuota"), asked.get("metadata")
-        if quota is not None or metadata is not None:
-            self._asked_of_files(lambda: self.cloud.files.set_share(account, name, quota_gib=quota, metadata=metadata))
+        quota, metadata, tier = asked.get("shareQuota"), asked.get("metadata"), asked.get("accessTier")
+        if quota is not None or metadata is not None or tier is not None:
+            self._asked_of_files(
+                lambda: self.cloud.files.set_share(account, name, quota_gib=quota, metadata=metadata, access_tier=tier)
+            )
 
     def _answer(self, status: int, resource_id: ResourceId, asked: dict[str, Any]) -> Answer:
         properties = {key: value for key, value in asked.items() if value is not None}
