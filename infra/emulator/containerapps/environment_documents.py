@@ -99,12 +99,8 @@ _NAME_LENGTH = 60
 _ADJECTIVES = ("ambitious", "bold", "brave", "bright", "calm", "gentle", "happy", "kind", "lively", "proud", "white")
 _NOUNS = ("beach", "bush", "coast", "field", "flower", "forest", "hill", "meadow", "ocean", "river", "sky", "tree")
 _NOT_DONE = ("vnetConfiguration", "openTelemetryConfiguration", "ingressConfiguration", "appInsightsConfiguration")
-_SINCE_2025_07 = (
-    "openTelemetryConfiguration",
-    "ingressConfiguration",
-    "appInsightsConfiguration",
-    "publicNetworkAccess",
-)
+_SINCE_2025_01 = ("openTelemetryConfiguration", "appInsightsConfiguration")
+_SINCE_2025_07 = ("ingressConfiguration", "publicNetworkAccess")
 
 
 def check(resource_id: ResourceId, taken: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
@@ -193,7 +189,7 @@ def _properties(
             "subjectName": None,
             "expirationDate": None,
         },
-        "workloadProfiles": check_environment(profiles, location) if profiles else None,
+        "workloadProfiles": _with_consumption(check_environment(profiles, location)) if profiles else None,
         "appInsightsConfiguration": None,
         "infrastructureResourceGroup": asked.get("infrastructureResourceGroup"),
         "peerAuthentication": {"mtls": {"enabled": _enabled(asked.get("peerAuthentication"), "mtls")}},
@@ -204,13 +200,24 @@ def _properties(
     }
 
 
+def _with_consumption(profiles: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The profiles, and the one of the name Consumption, which every environment with profiles is given."""
+    if any(profile["workloadProfileType"] == "Consumption" for profile in profiles):
+        return profiles
+    return [*profiles, {"workloadProfileType": "Consumption", "name": "Consumption", "enableFips": False}]
+
+
 def at_version(environment: dict[str, Any], api_version: str) -> dict[str, Any]:
-    """The document as an API version shows it: what came with 2025-07-01 is absent before."""
+    """The document as an API version shows it: what came with 2025-01-01 or 2025-07-01 is absent before."""
     if api_version >= "2025-07-01":
         return environment
     older = copy.deepcopy(environment)
     properties = older["properties"]
     for name in _SINCE_2025_07:
+        properties.pop(name, None)
+    if api_version >= "2025-01-01":
+        return older
+    for name in _SINCE_2025_01:
         properties.pop(name, None)
     properties["customDomainConfiguration"].pop("certificateKeyVaultProperties", None)
     for profile in properties["workloadProfiles"] or []:

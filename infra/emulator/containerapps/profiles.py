@@ -98,7 +98,11 @@ def check_environment(profiles: Sequence[Mapping[str, Any]], location: str) -> l
             )
         if any(name.lower() == other["name"].lower() for other in kept):
             raise AzureError(400, "WorkloadProfileDuplicateName", f"Workload profile name '{name}' is given twice.")
-        shown: dict[str, Any] = {"workloadProfileType": kind.name, "name": name}
+        shown: dict[str, Any] = {
+            "workloadProfileType": kind.name,
+            "name": name,
+            "enableFips": bool(profile.get("enableFips")),
+        }
         for count in ("minimumCount", "maximumCount"):
             if profile.get(count) is None:
                 continue
@@ -110,7 +114,6 @@ def check_environment(profiles: Sequence[Mapping[str, Any]], location: str) -> l
                     f" {kind.name.replace('-', '_')}",
                 )
             shown[count] = profile[count]
-        shown["enableFips"] = bool(profile.get("enableFips"))
         kept.append(shown)
     return kept
 

@@ -110,11 +110,14 @@ class Shares(ResourceType):
         return Answer(200, shown, {"ETag": shown["etag"]})
 
     async def list(self, call: Call, within: str) -> Answer:
-        """All shares of the account."""
+        """All shares of the account. Metadata are shown of one share alone."""
         service = ResourceId.parse(within)
         _check_service(service)
         names = self.cloud.files.list_shares(service.names[0])
-        return Answer(200, {"value": [self._shown(service.child("shares", name)) for name in names]})
+        shown = [self._shown(service.child("shares", name)) for name in names]
+        for share in shown:
+            share["properties"].pop("metadata", None)
+        return Answer(200, {"value": shown})
 
     async def delete(self, call: Call, resource_id: ResourceId) -> Answer:
         """200; 204 when there was none."""
