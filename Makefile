@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
+AZURE_CLI_VERSION := 2.91.0
+AZCOPY_VERSION := 10.32.2
 # The person's own uv, else one that belongs to this folder.
 UV := $(shell { uv --version >/dev/null 2>&1 && command -v uv; } || echo .uv/bin/uv)
 LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
@@ -39,6 +41,9 @@ local-down: ## end everything that `make local` started (its data stays in .loca
 test: $(VENV)/.installed ## the whole suite, on two cores
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGUMENTS)
 
+.PHONY: peers
+peers: .local/azure-cli/.installed .local/azcopy/.installed ## the Azure CLI and azcopy, which the suite runs where they are
+
 .PHONY: check
 check: $(VENV)/.installed ## style, types, workflows
 	$(BIN)/ruff check .
@@ -58,6 +63,18 @@ template: $(VENV)/.installed ## compile infra/provision/inference.bicep (needs `
 
 .local/api-key:
 	@mkdir -p .local && umask 077 && $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(24))' > $@
+
+# In an environment of its own: its dependencies are not the project's.
+.local/azure-cli/.installed: Makefile | $(UV)
+	@[ -x .local/azure-cli/bin/python ] || $(UV) venv --quiet --python $(PYTHON) .local/azure-cli
+	@$(UV) pip install --quiet --python .local/azure-cli/bin/python azure-cli==$(AZURE_CLI_VERSION)
+	@touch $@
+
+.local/azcopy/.installed: Makefile
+	@mkdir -p .local/azcopy
+	@npm install --silent --prefix .local/azcopy @azure-tools/azcopy-linux@$(AZCOPY_VERSION)
+	@chmod +x .local/azcopy/node_modules/@azure-tools/azcopy-linux/dist/bin/azcopy_linux_amd64
+	@touch $@
 
 # The copy of inference.txt tells a replica on this machine which lock its Python was installed from (inference/start.sh).
 $(VENV)/.installed: requirements/dev.txt pyproject.toml | $(UV)
