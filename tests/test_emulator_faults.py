@@ -379,8 +379,8 @@ def test_a_quota_of_environments_that_is_used_up(switch: Switch, manager: Arm, a
             _made(apps.managed_environments.begin_create_or_update, group, "env", body)
         assert "MaxNumberOfRegionalEnvironmentsInSubExceeded" in str(caught.value)
         assert "cannot have more than 0 environments" in str(caught.value)
-        (usage,) = apps.usages.list("northeurope")
-        assert usage.limit == 0
+        limits = {usage.name.value: usage.limit for usage in apps.usages.list("northeurope")}
+        assert limits["ManagedEnvironmentCount"] == 0
 
 
 def test_a_quota_of_cores_that_is_used_up_keeps_replicas_from_starting(

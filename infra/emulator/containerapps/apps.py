@@ -6,16 +6,16 @@ import asyncio
 import copy
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from infra.emulator.certificate import server_context
-from infra.emulator.containerapps import answers, documents, rules
+from infra.emulator.containerapps import answers, documents, quotas, rules
 from infra.emulator.containerapps.environment_documents import verification_id
 from infra.emulator.containerapps.ingress import Ingress
-from infra.emulator.containerapps.launch import CannotStart
-from infra.emulator.containerapps.locations import display_name
+from infra.emulator.containerapps.launch import NO_ROOM, CannotStart
+from infra.emulator.containerapps.locations import display_name, region_name
 from infra.emulator.containerapps.pace import Pace
 from infra.emulator.containerapps.profiles import PROFILE_TYPES
 from infra.emulator.containerapps.revisions import same_template
@@ -150,20 +150,21 @@ class ContainerApps(ResourceType):
 
     def cores_in_use(self, environment: str) -> dict[str, float]:
         """By the name of the quota: what the replicas in an environment hold. `environment` is an id in lower case."""
+        return self._in_use(lambda app: bool(app["properties"]["environmentId"].lower() == environment))
+
+    def gpus_in_use(self, location: str) -> float:
+        """How many dedicated A100s the replicas in a region hold."""
+        used = self._in_use(lambda app: region_name(app["location"]) == region_name(location))
+        return used.get(quotas.DEDICATED_GPUS, 0)
+
+    def _in_use(self, counts: Callable[[dict[str, Any]], bool]) -> dict[str, float]:
         used: dict[str, float] = {}
-        for document in self._all():
+        for document in filter(counts, self._all()):
             properties = document["properties"]
-            if properties["environmentId"].lower() != environment:
-                continue
             kind = PROFILE_TYPES[self._profile_type(properties)]
-            workload = self.workload(_app_id(document))
-            name = "Consumption" if kind.is_consumption else "GeneralPurpose"
-            name = "MemoryOptimized" if kind.category == "MemoryOptimized" else name
-            key = f"ManagedEnvironment{name}Cores"
-            used[key] = used.get(key, 0.0) + workload.cores()
-            if kind.is_consumption and kind.gpus:
-                key = f"ManagedEnvironmentConsumption{'T4' if 'T4' in kind.name else 'NCA100'}Gpus"
-                used[key] = used.get(key, 0.0) + workload.replicas()
+            for cores in self.workload(_app_id(document)).cores_of_replicas():
+                for quota, taken in quotas.of_replica(kind, cores).items():
+                    used[quota] = used.get(quota, 0) + taken
         return used
 
     def pages(self) -> Sequence[dict[str, str]]:
@@ -393,24 +394,33 @@ class ContainerApps(ResourceType):
 
         folder = self.cloud.state / "apps" / f"{resource_id.resource_group}-{resource_id.name}".lower()
 
-        def check_quota() -> None:
-            self._check_quota(resource_id)
+        def check_quota(cores: float) -> None:
+            self._check_quota(resource_id, cores)
 
         return Surroundings(self.cloud.store, folder, self._pace, settings, secrets, share_folder, check_quota)
 
-    def _check_quota(self, resource_id: ResourceId) -> None:
-        """Whether the cores and GPUs that the replicas hold, one about to start among them, are within the quotas.
+    def _check_quota(self, resource_id: ResourceId, cores: float) -> None:
+        """Whether one replica more, with so many cores, is within the quotas of cores and GPUs.
 
         No request is refused for want of them: the replica does not start, and the events say so
         (github.com/microsoft/azure-container-apps issue 1529). Raises CannotStart.
         """
-        environment = str(self.document(resource_id)["properties"]["environmentId"])
-        for quota, used in self.cores_in_use(environment.lower()).items():
-            limit = self.cloud.faults.is_missing(quota, environment, used)
+        document = self.document(resource_id)
+        properties = document["properties"]
+        environment = str(properties["environmentId"])
+        in_environment = self.cores_in_use(environment.lower())
+        for quota, taken in quotas.of_replica(PROFILE_TYPES[self._profile_type(properties)], cores).items():
+            is_regional = quota in quotas.OF_A_REGION
+            used = self.gpus_in_use(document["location"]) if is_regional else in_environment.get(quota, 0)
+            limit = self.cloud.faults.is_missing(quota, environment, used + taken)
+            # A rule may also grant more than usual.
+            usual = max(quotas.limit(quota), self.cloud.faults.limit(quota, environment, 0))
+            if limit is None and used + taken > usual:
+                limit = usual
             if limit is not None:
                 what = "GPUs" if quota.endswith("Gpus") else "Cores"
                 message = f"Maximum Allowed {what} exceeded for the Managed Environment: {quota} is limited to {limit}"
-                raise CannotStart("AssigningReplicaFailed", message)
+                raise CannotStart(NO_ROOM, message)
 
     def _settings(self, resource_id: ResourceId) -> Settings:
         properties = self.document(resource_id)["properties"]

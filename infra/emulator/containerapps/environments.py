@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from infra.emulator.containerapps import answers
+from infra.emulator.containerapps import answers, quotas
 from infra.emulator.containerapps import environment_documents as documents
 from infra.emulator.containerapps.documents import merge
 from infra.emulator.containerapps.pace import Pace
@@ -177,7 +177,10 @@ class ManagedEnvironments(ResourceType):
             for _, document in self.cloud.store.items("resource", "/subscriptions/")
             if document["type"] == self.type and document["location"] == location
         ]
-        limit = self.cloud.faults.is_missing("ManagedEnvironmentCount", str(resource_id), len(there) + 1)
+        usual, wanted = quotas.limit(quotas.ENVIRONMENTS), len(there) + 1
+        limit = self.cloud.faults.is_missing(quotas.ENVIRONMENTS, str(resource_id), wanted)
+        if limit is None and wanted > usual:
+            limit = usual
         if limit is not None:
             raise AzureError(
                 400,
@@ -196,17 +199,11 @@ class ManagedEnvironments(ResourceType):
         return document
 
     def _usages(self, resource_id: ResourceId) -> Sequence[dict[str, Any]]:
-        """Quota names: learn.microsoft.com/azure/container-apps/quotas; limits are the recorded defaults."""
+        """The quotas of an environment, and what is used of them."""
         in_use = self._cores_in_use(resource_id.key)
         return [
             usage(name, words, in_use.get(name, 0), self.cloud.faults.limit(name, str(resource_id), limit))
-            for name, words, limit in (
-                ("ManagedEnvironmentGeneralPurposeCores", "Managed Environment General Purpose Cores", 100),
-                ("ManagedEnvironmentMemoryOptimizedCores", "Managed Environment Memory Optimized Cores", 50),
-                ("ManagedEnvironmentConsumptionCores", "Managed Environment Consumption Cores", 100),
-                ("ManagedEnvironmentConsumptionNCA100Gpus", "Managed Environment Consumption NCA100 Gpus", 1),
-                ("ManagedEnvironmentConsumptionT4Gpus", "Managed Environment Consumption T4 Gpus", 1),
-            )
+            for name, (words, limit) in quotas.OF_AN_ENVIRONMENT.items()
         ]
 
 

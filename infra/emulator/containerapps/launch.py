@@ -25,6 +25,10 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 
 
+NO_ROOM = "AssigningReplicaFailed"
+"""The reason of a replica for which the quotas leave no room."""
+
+
 class CannotStart(Exception):
     """The container cannot be started; the text says why, as the app's events will."""
 

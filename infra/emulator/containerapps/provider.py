@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from infra.emulator.containerapps import answers, environment_documents, logs, processes
+from infra.emulator.containerapps import answers, environment_documents, logs, processes, quotas
 from infra.emulator.containerapps.apps import ContainerApps
 from infra.emulator.containerapps.environments import ManagedEnvironments, usage
 from infra.emulator.containerapps.locations import region_name
@@ -31,7 +31,6 @@ _STREAM = re.compile(
     r"/(?P<what>logstream|exec))/?",
     re.IGNORECASE,
 )
-_MOST_ENVIRONMENTS = 15
 
 
 class ContainerAppsProvider(Provider):
@@ -147,9 +146,14 @@ class ContainerAppsProvider(Provider):
             if document["type"] == ManagedEnvironments.type
             and region_name(document["location"]) == region_name(location)
         ]
-        name = "ManagedEnvironmentCount"
-        limit = self._cloud.faults.limit(name, f"/locations/{location}", _MOST_ENVIRONMENTS)
-        return [usage(name, "Managed Environment Count", len(environments), limit)]
+        used = {
+            quotas.ENVIRONMENTS: len(environments),
+            quotas.DEDICATED_GPUS: self._apps.gpus_in_use(location),
+        }
+        return [
+            usage(name, words, used[name], self._cloud.faults.limit(name, f"/locations/{location}", limit))
+            for name, (words, limit) in quotas.OF_A_REGION.items()
+        ]
 
     def _profile_types(self, location: str) -> list[dict[str, Any]]:
         shown = []

@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from infra.emulator.containerapps import processes
-from infra.emulator.containerapps.launch import CannotStart, Launch, make_scratch, remove_scratch
+from infra.emulator.containerapps.launch import NO_ROOM, CannotStart, Launch, make_scratch, remove_scratch
 from infra.emulator.containerapps.logs import Journal, container_line
 from infra.emulator.containerapps.pace import Pace
 from infra.emulator.containerapps.probes import Probe, Reports, watch
@@ -76,6 +76,10 @@ class Replica:
         """Its container ends again and again, or cannot be started at all."""
         self.problem: str | None = None
         """Why it is crashing, for a person."""
+        self.placed = False
+        """It has got its cores and its GPU, and holds them until it has ended."""
+        self.without_room = False
+        """The quotas leave no room for it."""
         self.ended = False
         self._store = store
         self._pace = pace
@@ -128,6 +132,7 @@ class Replica:
                     why = await self._run_container(self._scratch)
                 except CannotStart as problem:
                     why = str(problem)
+                    self.without_room = problem.reason == NO_ROOM
                     self._show("Waiting", f"Container is waiting with reason: {problem.reason}.")
                     self._event(problem.reason, why, True)
                 except Exception:
@@ -156,6 +161,7 @@ class Replica:
         self.exit_code = None
         self.port = _free_port()
         launch = self.orders.launch(self.port, scratch)
+        self.placed, self.without_room = True, False
         supervisor = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",

@@ -211,8 +211,9 @@ def _failed(live: LiveRevision) -> dict[str, Any]:
     if live.ready:
         # What a restart was to replace serves still.
         return _states("Healthy", "Provisioned", "Degraded") | {"runningStateDetails": f"{details}: {problem}"}
+    without_room = any(replica.without_room for replica in live.current)
     return (
-        {"provisioningError": crashing}
+        {"provisioningError": problem if without_room else crashing}
         | _states("Unhealthy", "Failed", "Failed")
         | {"runningStateDetails": f"{problem[:1].upper()}{problem[1:]}. {details}" if problem else details}
     )

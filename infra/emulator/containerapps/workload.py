@@ -74,8 +74,8 @@ class Surroundings:
     secrets: Callable[[], dict[str, str]]
     share_folder: Callable[[str], Path]
     """The local folder of a storage of the app's environment. Raises CannotStart."""
-    check_quota: Callable[[], None]
-    """Whether the replicas that there are may run. Raises CannotStart."""
+    check_quota: Callable[[float], None]
+    """Whether there is room for one replica more, with so many cores. Raises CannotStart."""
 
 
 @dataclass(eq=False)
@@ -219,17 +219,9 @@ class Workload:
             if (is_latest if rule.get("latestRevision") else rule.get("revisionName") == revision.name)
         )
 
-    def cores(self) -> float:
-        """What the app's replicas hold now."""
-        return sum(
-            len(live.live)
-            * sum(float(container["resources"]["cpu"]) for container in live.record.template["containers"])
-            for live in self._live.values()
-        )
-
-    def replicas(self) -> int:
-        """How many there are now, of all revisions."""
-        return sum(len(live.replicas) for live in self._live.values())
+    def cores_of_replicas(self) -> list[float]:
+        """The cores that each replica of the app holds, of all revisions; one that waits for room holds none."""
+        return [_cores(live.record.template) for live in self._live.values() for each in live.replicas if each.placed]
 
     @contextlib.asynccontextmanager
     async def replica_for(self, host: str) -> AsyncIterator[Replica]:
@@ -335,6 +327,8 @@ class Workload:
         old = [replica for replica in live.live if replica not in live.current]
         serving = [replica for replica in old if replica.ready]
         replaced = sum(replica.ready for replica in live.current) >= len(serving)
+        # With a quota of one GPU a restart needs the room of what it replaces.
+        replaced = replaced or any(replica.without_room for replica in live.current)
         for replica in old:
             # What a restart replaces goes on serving until as many new ones do.
             if replaced or replica not in serving:
@@ -417,7 +411,8 @@ class Workload:
         names = Names(self.app_id.name, record.name, replica, settings.domain)
 
         def launch(port: int, scratch: Path) -> Launch:
-            self._around.check_quota()
+            if not any(each.placed for live in self._live.values() for each in live.replicas if each.name == replica):
+                self._around.check_quota(_cores(template))
             return plan(
                 names,
                 container,
@@ -465,6 +460,11 @@ def _by_rule(rule: Mapping[str, Any], active: Mapping[str, LiveRevision]) -> Liv
         ready = [live for live in active.values() if live.record.ready_once] or list(active.values())
         return max(ready, key=lambda live: live.record.number, default=None)
     return active.get(str(rule.get("revisionName")).lower())
+
+
+def _cores(template: Mapping[str, Any]) -> float:
+    """What a replica of the template takes."""
+    return sum(float(container["resources"]["cpu"]) for container in template["containers"])
 
 
 def _generation() -> str:
