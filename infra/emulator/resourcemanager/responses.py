@@ -17,7 +17,7 @@ from infra.emulator.fault_switch import Fault
 from infra.emulator.operations import IN_PROGRESS
 from infra.emulator.provider import Answer, Call, Cloud, Principal, Provider
 from infra.emulator.resource_id import ResourceId
-from infra.emulator.resourcemanager import authorization, cloud_metadata, fault_errors
+from infra.emulator.resourcemanager import authorization, cloud_metadata, fault_errors, pages
 from infra.emulator.resourcemanager.deletion import GroupDeletion
 from infra.emulator.resourcemanager.deployments import Deployments
 from infra.emulator.resourcemanager.groups import ResourceGroups
@@ -78,6 +78,8 @@ class ResourceManager:
         correlation = _correlation(request)
         try:
             answer = await self._answer(request, correlation)
+            if request.method == "GET":
+                answer = pages.page(answer, request.url)
             status, headers = answer.status, _retry_after(answer) | dict(answer.headers)
             data = None if answer.body is None else _json(answer.body)
         except AzureError as problem:
@@ -182,8 +184,7 @@ class ResourceManager:
     def _listed(self, request: _Request, within: str) -> Answer:
         query = request.call.query
         found = self._resources.listed(within, query.get("$filter", ""), query.get("$expand", ""))
-        top = query.get("$top", "")
-        return Answer(200, {"value": found[: int(top)] if top.isdigit() else found})
+        return Answer(200, {"value": found})
 
     async def _in_namespace(self, request: _Request, group: str | None, below: list[str]) -> Answer:
         """`below` is what follows .../providers/: a deployment, the provider itself, or its resources."""
