@@ -18,6 +18,8 @@ from infra.emulator.exceptions import AzureError
 
 SERVICES = ("resource-manager", "files", "identity")
 METHODS = ("GET", "HEAD", "PUT", "PATCH", "POST", "DELETE")
+DEPLOYMENTS = "Deployments"
+"""How many a resource group, or a subscription, may have in its history."""
 QUOTAS = (
     "ManagedEnvironmentCount",
     "ManagedEnvironmentConsumptionCores",
@@ -25,6 +27,8 @@ QUOTAS = (
     "ManagedEnvironmentMemoryOptimizedCores",
     "ManagedEnvironmentConsumptionT4Gpus",
     "ManagedEnvironmentConsumptionNCA100Gpus",
+    "SubscriptionNCA100Gpus",
+    DEPLOYMENTS,
 )
 BEFORE, AFTER = "before", "after"
 

@@ -204,6 +204,16 @@ def _check_container(
             f" 'template.containers.{name}.{field}' is invalid with details: 'Invalid value:"
             f' "{container.get(field) or ""}"\';.',
         )
+    registry = container["image"].partition("/")[0].partition(":")[0]
+    if registry.endswith(".invalid"):
+        # No image is pulled here; a registry that by RFC 2606 cannot be has none.
+        raise AzureError(
+            400,
+            "InvalidParameterValueInContainerTemplate",
+            "The following field(s) are either invalid or missing. Field"
+            f" 'template.containers.{name}.image' is invalid with details: 'Invalid value: \"{container['image']}\":"
+            f" GET https://{registry}/v2/: dial tcp: lookup {registry}: no such host';.",
+        )
     memory = (container.get("resources") or {}).get("memory", "1Gi")
     try:
         profiles.memory_gib(memory)

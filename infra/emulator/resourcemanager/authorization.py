@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from infra.emulator.exceptions import AzureError
 from infra.emulator.provider import Principal
 
@@ -10,6 +12,11 @@ from infra.emulator.provider import Principal
 _READER_ACTIONS = frozenset(
     {"microsoft.resources/deployments/whatif/action", "microsoft.resources/deployments/validate/action"}
 )
+
+
+# Properties that name another resource, and what one must be allowed to do there to write them.
+_JOIN = "Microsoft.App/managedEnvironments/join/action"
+_LINKS = {"microsoft.app/containerapps": {"environmentId": _JOIN, "managedEnvironmentId": _JOIN}}
 
 
 def allows(principal: Principal, action: str) -> bool:
@@ -28,6 +35,25 @@ def check(principal: Principal, action: str, scope: str) -> None:
             " please refresh your credentials.",
             from_gateway=True,
         )
+
+
+def check_links(principal: Principal, resource_type: str, scope: str, subscription: str, body: dict[str, Any]) -> None:
+    """Raises AzureError LinkedAuthorizationFailed for a property that names a resource of another subscription."""
+    properties = body.get("properties")
+    for name, action in _LINKS.get(resource_type.lower(), {}).items():
+        linked = properties.get(name) if isinstance(properties, dict) else None
+        if not isinstance(linked, str) or not linked.lower().startswith("/subscriptions/"):
+            continue
+        if linked.split("/")[2].lower() != subscription.lower():
+            raise AzureError(
+                403,
+                "LinkedAuthorizationFailed",
+                f"The client '{principal.client_id}' with object id '{principal.object_id}' has permission to perform"
+                f" action '{action_of('PUT', resource_type)}' on scope '{scope}'; however, it does not have permission"
+                f" to perform action(s) '{action}' on the linked scope(s) '{linked}' (respectively) or the linked"
+                " scope(s) are invalid.",
+                from_gateway=True,
+            )
 
 
 def action_of(method: str, resource_type: str, action: str = "") -> str:

@@ -8,6 +8,7 @@ from infra.emulator import regions, schemas
 from infra.emulator.exceptions import AzureError
 from infra.emulator.provider import Answer, Call, Cloud, ResourceType
 from infra.emulator.resource_id import ResourceId
+from infra.emulator.resourcemanager import authorization
 from infra.emulator.resourcemanager.filters import matches
 from infra.emulator.resourcemanager.groups import ResourceGroups
 from infra.emulator.resourcemanager.namespaces import Namespaces
@@ -28,6 +29,7 @@ class Resources:
         if _is_tracked(resource_id):
             self._check_location(known, resource_id, body)
         schemas.check(known.type, call.api_version, _object(body))
+        authorization.check_links(call.principal, known.type, str(resource_id), self._cloud.subscription, body)
         return await known.put(call, resource_id, body)
 
     async def patch(self, call: Call, resource_id: ResourceId, body: Any) -> Answer:
