@@ -1,4 +1,4 @@
-"""What what-if knows of a resource type: what of a resource it hides, and what it takes over from what is there.
+"""What what-if knows of a resource type: what of it is hidden or secret, and what it takes over from what is there.
 
 Azure reads it off each provider's API description, and knows little: everything else that a service fills in and a
 template leaves out shows as a Delete. The rows are what recordings and issue threads show:
@@ -23,6 +23,8 @@ class Knowledge:
     """Read-only properties: a template that sets them changes nothing."""
     keeps_defaults: bool = False
     """Whether what the template leaves out is shown as unchanged."""
+    secret: frozenset[str] = frozenset()
+    """What the types declare to be secure: a value that a template writes out is shown as asterisks."""
 
 
 _NOTHING = Knowledge()
@@ -90,15 +92,26 @@ _ENVIRONMENT = frozenset(
         "properties.staticIp",
     }
 )
+_ENVIRONMENT_SECRETS = frozenset(
+    {
+        "properties.appLogsConfiguration.logAnalyticsConfiguration.sharedKey",
+        "properties.daprAIConnectionString",
+        "properties.daprAIInstrumentationKey",
+    }
+)
 _BY_TYPE: Mapping[str, Knowledge] = {
     "microsoft.resources/resourcegroups": Knowledge(frozenset({"properties"}), frozenset(), keeps_defaults=True),
     "microsoft.storage/storageaccounts": Knowledge(_ACCOUNT, _ACCOUNT - {"properties.encryption.services"}, True),
     "microsoft.storage/storageaccounts/fileservices": Knowledge(frozenset({"sku"})),
     "microsoft.storage/storageaccounts/fileservices/shares": Knowledge(_SHARE, _SHARE),
     "microsoft.operationalinsights/workspaces": Knowledge(_WORKSPACE, _WORKSPACE),
-    "microsoft.app/managedenvironments": Knowledge(in_vain=_ENVIRONMENT),
-    "microsoft.app/containerapps": Knowledge(in_vain=_APP),
+    "microsoft.app/managedenvironments": Knowledge(in_vain=_ENVIRONMENT, secret=_ENVIRONMENT_SECRETS),
+    "microsoft.app/managedenvironments/storages": Knowledge(secret=frozenset({"properties.azureFile.accountKey"})),
+    "microsoft.app/containerapps": Knowledge(
+        in_vain=_APP, secret=frozenset({"properties.configuration.secrets[].value"})
+    ),
 }
+_HIDDEN_VALUE = "*******"
 _INDEX = re.compile(r"\[\d+\]")
 
 
@@ -111,6 +124,16 @@ def hide(document: dict[str, Any], paths: frozenset[str]) -> dict[str, Any]:
     """`document` without the properties at `paths`."""
     result: dict[str, Any] = _without(document, "", paths)
     return result
+
+
+def conceal(value: Any, paths: frozenset[str], at: str = "") -> Any:
+    """`value` with asterisks for the texts at `paths`. An expression that is not evaluated says no secret."""
+    if isinstance(value, dict):
+        return {key: conceal(item, paths, f"{at}.{key}" if at else key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [conceal(item, paths, f"{at}[]") for item in value]
+    is_expression = isinstance(value, str) and value.startswith("[") and value.endswith("]")
+    return _HIDDEN_VALUE if at in paths and value is not None and not is_expression else value
 
 
 def found(document: Any, paths: frozenset[str], at: str = "") -> dict[str, Any]:

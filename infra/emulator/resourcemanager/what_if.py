@@ -51,12 +51,13 @@ class WhatIf:
             "name": entry.name.rpartition("/")[2],
             "type": entry.type,
         } | delta.without_null(planned.preview)
+        known = noise.of(entry.type)
+        after = noise.conceal(after, known.secret)
         current = await self._current(entry)
         if current is None:
             return {"resourceId": entry.id, "changeType": "Create", "after": delta.ordered(after)}
         if self._ids_only:
             return {"resourceId": entry.id, "changeType": "Deploy"}
-        known = noise.of(entry.type)
         in_vain = noise.found(after, known.in_vain)
         before = delta.without_empty(noise.hide(current, known.hidden))
         before |= {key: after[key] for key in ("apiVersion", "id", "name", "type")}
