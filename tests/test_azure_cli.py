@@ -383,6 +383,18 @@ def environment(world: World) -> None:
     assert az.json("containerapp list-usages -l eastus")["value"][0]["name"]["value"] == "ManagedEnvironmentCount"
 
 
+def second_app(world: World) -> None:
+    az, app = world.az, ["-n", "second", "-g", world.group]
+    what = ["--environment", "cli-env", "--image", "docker.io/library/python:3.12", "--command", "sleep", "600"]
+    made = az.json("containerapp create --cpu 0.5 --memory 1Gi --min-replicas 1", *app, *what)["properties"]
+    assert made["template"]["containers"][0]["resources"]["memory"] == "1Gi"
+    assert made["configuration"]["ingress"] is None
+    message = az.refused("containerapp update --cpu 0.5 --memory 3Gi", *app)
+    assert "ContainerAppInvalidResourceTotal" in message
+    az.text("containerapp delete --yes", *app)
+    assert az.json("containerapp list --query [].name -g", world.group) == ["cli-app"]
+
+
 def executable(world: World) -> None:
     """The command itself, not the driver."""
     az = world.az
@@ -453,6 +465,7 @@ def test_the_azure_cli_does_the_products_job(stand_in: RunningStandIn, tmp_path:
         container_app(world)
         settings_of_the_app(world)
         environment(world)
+        second_app(world)
         executable(world)
         delete(world)
         print(f"{len(az.commands)} commands, {len(set(az.commands))} different ones")
