@@ -133,6 +133,11 @@ def _first_line(stream: IO[str], seconds: float) -> str:
     return lines[0] if lines else ""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--kill-rounds N`: how often the stand-in is killed and started again; more find more."""
+    parser.addoption("--kill-rounds", type=int, default=20, help="how often the stand-in is killed (%(default)s)")
+
+
 @pytest.fixture(scope="session")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStandIn]:
     """One stand-in for the whole session: a test uses a resource group of its own."""
