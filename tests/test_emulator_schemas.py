@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from azure.mgmt.appcontainers import ContainerAppsAPIClient
 from jsonschema import Draft202012Validator
 
 from infra.emulator import schemas
@@ -19,7 +20,9 @@ from tests.resource_manager_client import (
     Arm,
     account,
     arm,
+    client_settings,
     deployment,
+    storage_client,
     template,
     unique,
     workspace,
@@ -280,6 +283,7 @@ REFUSED: list[tuple[str, str, Any, str, str]] = [
         CONTENT,
         "'Error converting value '30' to an integer. Path 'properties.retentionInDays'.'",
     ),
+    ("Microsoft.OperationalInsights/workspaces", "properties.retentionInDays", "[add(1, 2)]", CONTENT, "to an integer"),
     ("Microsoft.OperationalInsights/workspaces", "properties.sku", {}, CONTENT, "Required property 'name' not found"),
     ("Microsoft.OperationalInsights/workspaces", "properties.retention", 30, CONTENT, "member 'retention' on object"),
     (
@@ -368,3 +372,49 @@ def test_what_is_not_known_before_the_deployment_is_taken_for_anything(world: Wo
     value = template([workspace("later", properties={"retentionInDays": later})])
     shown = world.writer.deploy(world.group, deployment(value))
     assert shown["properties"]["provisioningState"] == "Succeeded", shown
+
+
+def of_model(model: Any, path: str = "") -> tuple[set[str], set[str]]:
+    """The members of an answer that the SDK's model has no field for, and its read-only fields that got nothing."""
+    fields = getattr(model, "_attr_to_rest_field", None)
+    if isinstance(model, list):
+        found = [of_model(item, path) for item in model]
+        return set().union(*(one for one, _ in found)), set().union(*(other for _, other in found))
+    if fields is None:
+        return set(), set()
+    place = f"{path}." if path else ""
+    names = {field._rest_name: field for field in fields.values()}
+    unknown = {place + key for key in model if key not in names}
+    absent = {place + name for name, field in names.items() if field._visibility == ["read"] and name not in model}
+    for attribute, field in fields.items():
+        more_unknown, more_absent = of_model(getattr(model, attribute), place + field._rest_name)
+        unknown |= more_unknown
+        absent |= more_absent
+    return unknown, absent
+
+
+def test_the_models_of_the_sdks_hold_what_is_shown(world: World, stand_in: RunningStandIn) -> None:
+    """At the SDKs' own API versions, which are newer than the schemas."""
+    group, name = world.group.rpartition("/")[2], world.ids[ACCOUNTS].rpartition("/")[2]
+    storage = storage_client(stand_in)
+    with ContainerAppsAPIClient(**client_settings(stand_in.announcement)) as apps:
+        shown = {
+            "Microsoft.App/containerApps": apps.container_apps.get(group, "app"),
+            "Microsoft.App/managedEnvironments": apps.managed_environments.get(group, "env"),
+            "Microsoft.App/managedEnvironments/storages": apps.managed_environments_storages.get(
+                group, "env", "storage"
+            ),
+            ACCOUNTS: storage.storage_accounts.get_properties(group, name),
+            f"{ACCOUNTS}/fileServices": storage.file_services.get_service_properties(group, name),
+            f"{ACCOUNTS}/fileServices/shares": storage.file_shares.get(group, name, "share"),
+        }
+        found = {resource_type: of_model(model) for resource_type, model in shown.items()}
+    # The service itself shows these two, as recorded.
+    assert {resource_type: unknown for resource_type, (unknown, _) in found.items() if unknown} == {
+        "Microsoft.App/containerApps": {"properties.delegatedIdentities"},
+        "Microsoft.App/managedEnvironments": {"properties.workloadProfiles.enableFips"},
+    }
+    # Read-only in the SDK's eyes, and shown only where they were set.
+    policies = {f"properties.{policy}" for policy in ("keyPolicy", "sasPolicy", "customDomain")}
+    for resource_type, (_, absent) in found.items():
+        assert absent - policies <= NOT_SHOWN[resource_type]

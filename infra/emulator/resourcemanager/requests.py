@@ -236,7 +236,7 @@ class Plan:
 def _misfit(entry: Entry, body: dict[str, Any]) -> AzureError | None:
     """What the type's official schema has against a resource."""
     try:
-        schemas.check(entry.type, entry.api_version, body)
+        schemas.check(entry.type, entry.api_version, body, preview=True)
     except AzureError as problem:
         return problem
     return None

@@ -44,15 +44,20 @@ class Problem:
         return self.path.rpartition(".")[0]
 
 
-def problems(schema: Schema, body: dict[str, Any], *, partial: bool, texts_as_values: bool) -> list[Problem]:
+def problems(
+    schema: Schema, body: dict[str, Any], *, partial: bool, preview: bool, texts_as_values: bool
+) -> list[Problem]:
     """`partial`: a PATCH, in which nothing is required. `texts_as_values`: counts and switches may come as texts.
 
-    Expressions that are not evaluated yet (a preview's "[...]") are taken for anything.
+    `preview`: expressions ("[...]") are not evaluated yet and are taken for anything.
     """
     given = {key: value for key, value in body.items() if key.lower() not in _FROM_CLIENTS}
     fitted = _Fitting(schema, texts_as_values).value(given, schema.root)
     found = [
-        problem for error in schema.validator.iter_errors(fitted) for problem in _of(error, schema, partial=partial)
+        problem
+        for error in schema.validator.iter_errors(fitted)
+        if not (preview and _is_expression(error.instance))
+        for problem in _of(error, schema, partial=partial)
     ]
     return sorted(found, key=lambda problem: (problem.path, problem.kind))
 
@@ -108,8 +113,6 @@ class _Fitting:
 def _of(error: ValidationError, schema: Schema, *, partial: bool) -> Iterator[Problem]:
     given: Any = error.instance
     demanded: Any = error.validator_value
-    if _is_expression(given):
-        return
     path = functools.reduce(_joined, error.absolute_path, "")
     rule = str(error.validator)
     owner = str(error.schema.get("title", "")) if isinstance(error.schema, dict) else ""

@@ -10,10 +10,13 @@ from infra.emulator.schemas.bodies import Problem, problems
 from infra.emulator.schemas.library import load
 
 
-def check(resource_type: str, api_version: str, body: dict[str, Any], *, partial: bool = False) -> None:
+def check(
+    resource_type: str, api_version: str, body: dict[str, Any], *, partial: bool = False, preview: bool = False
+) -> None:
     """Raises AzureError 400 for a body with wrong types, wrong values, unknown or missing properties.
 
-    A read-only property is no fault. `partial`: a PATCH, in which nothing is required.
+    A read-only property is no fault. `partial`: a PATCH, in which nothing is required. `preview`: what cannot be known
+    before a deployment stands there as the expression for it, which may stand for anything.
     """
     schema = load(resource_type, api_version)
     if schema is None:
@@ -21,7 +24,7 @@ def check(resource_type: str, api_version: str, body: dict[str, Any], *, partial
     of_storage = resource_type.lower().startswith("microsoft.storage/")
     # Recorded of Microsoft.App alone: counts that come as texts are accepted.
     texts_as_values = resource_type.lower().startswith("microsoft.app/")
-    found = problems(schema, body, partial=partial, texts_as_values=texts_as_values)
+    found = problems(schema, body, partial=partial, preview=preview, texts_as_values=texts_as_values)
     if found:
         raise _of_storage(found) if of_storage else _of_deserializer(found[0])
 
