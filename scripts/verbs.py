@@ -321,13 +321,17 @@ def _prove(session: Session, package: Package, timings: Timings) -> Proof:
         session.say(f"{'passed' if check.passed else 'FAILED'}: {check.name} ({check.detail})")
 
     with timings.phase("proof"):
-        return proof.prove(
+        shown = proof.prove(
             session.endpoint,
             release=package.release.id,
             models=[base, *package.release.adapters],
             expected=expected,
             on_check=tell,
         )
+    if not shown.passed:
+        # What passed is part of the summary of what is published.
+        session.job.add_summary(report.proof_markdown(shown))
+    return shown
 
 
 def _failures(shown: Proof) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -177,3 +178,22 @@ def test_environments_that_a_change_touches_in_the_order_of_promotion(
     (two_environments / "changed").write_text("\n".join(changed) + "\n")
     result = run(two_environments, "environments", "--touched-by", "changed", "--json")
     assert json.loads(result.stdout)["environments"] == expected
+
+
+def test_an_interrupt_while_the_command_is_being_loaded_is_quiet(root: Path, tmp_path: Path) -> None:
+    # A library that takes its time, so that the interrupt surely comes while it is imported.
+    (tmp_path / "click.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(30)\n")
+    process = subprocess.Popen(
+        [str(COMMAND), "status", "local"],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    _, messages = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert messages == ""
