@@ -188,6 +188,15 @@ def test_share_answers_as_recorded(writer: Arm) -> None:
     assert (status, error["code"]) == (400, "InvalidResourceName")
 
 
+def test_shares_of_a_premium_account_are_premium(writer: Arm) -> None:
+    path = _create(writer, f"acct{unique()}", kind="FileStorage", sku={"name": "Premium_LRS"})
+    share = f"{path}/fileServices/default/shares/fast"
+    assert writer.request("PUT", share, {}, api_version=STORAGE).status_code == 201
+    assert writer.get(share, STORAGE)["properties"]["accessTier"] == "Premium"
+    status, error = writer.error("PUT", share, {"properties": {"accessTier": "Hot"}}, api_version=STORAGE)
+    assert (status, error["message"]) == (400, "Values for request parameters are invalid: accessTier.")
+
+
 def test_the_file_service_of_an_account(writer: Arm) -> None:
     path = _create(writer, f"acct{unique()}") + "/fileServices/default"
     assert writer.request("PUT", path, {}, api_version=STORAGE).json() == {"name": "default"}

@@ -86,7 +86,8 @@ class Shares(ResourceType):
         known = self.cloud.files.share_exists(account, name)
         if not known:
             self._asked_of_files(lambda: self.cloud.files.create_share(account, name, _QUOTA_GIB))
-        self._change(account, name, asked)
+        tier = asked.get("accessTier") or (None if known else self._tiers(resource_id)[0])
+        self._change(account, name, asked | {"accessTier": tier})
         if asked.get("enabledProtocols") is not None:
             # The service shows it of shares that were made with it, and of no others.
             self.save(resource_id, {"type": self.type, "properties": {"enabledProtocols": asked["enabledProtocols"]}})
