@@ -87,7 +87,10 @@ class Process:
         if self._process is not None:
             self._process.terminate()
             self._process.join(15)
-            assert self._process.exitcode == 0, self._log()
+            code = self._process.exitcode
+            if code is None:
+                self.kill()
+            assert code == 0, self._log()
 
     @property
     def _told(self) -> Path:
