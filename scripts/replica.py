@@ -148,10 +148,14 @@ class App:
             self._client.container_apps_revisions.restart_revision(self._resource_group, self._name, before.name)
         return Restart(before.name, frozenset(replica.name for replica in before.replicas), before.has_failed)
 
-    def log_lines(self, *, tail: int = 100, follow: bool = False) -> Iterator[str]:
+    def log_lines(
+        self, *, tail: int = 100, follow: bool = False, other_than: frozenset[str] = frozenset()
+    ) -> Iterator[str]:
         """Lines of the newest replica's log: the last `tail` (0 to 300), and with follow what comes, until it ends.
 
-        Raises NotFound when no replica runs (scaled to zero), CloudError when the stream is refused.
+        Where there is a choice it is none of `other_than`: Azure tells in whole seconds when a replica was made, so one
+        may look as old as the one whose place it takes. Raises NotFound when no replica runs (scaled to zero),
+        CloudError when the stream is refused.
         """
         state = self.state()
         if not state.replicas:
@@ -159,7 +163,7 @@ class App:
                 f"The app {self._name} has no replica now, and a log belongs to a replica.",
                 "Send it a request (inferops chat), which starts one; older lines are in its Log Analytics workspace.",
             )
-        replica = state.replicas[0]
+        replica = next((one for one in state.replicas if one.name not in other_than), state.replicas[0])
         with cloud.translated(f"asking for the log stream of the app {self._name}"):
             app = self._client.container_apps.get(self._resource_group, self._name)
             token = self._client.container_apps.get_auth_token(self._resource_group, self._name)
@@ -205,10 +209,10 @@ class App:
                 "Ask again.",
             ) from None
 
-    def last_log_lines(self) -> tuple[str, ...]:
+    def last_log_lines(self, *, other_than: frozenset[str] = frozenset()) -> tuple[str, ...]:
         """The last lines of the log, for an error's details; where there are none, one line that says why."""
         try:
-            lines = tuple(self.log_lines(tail=_LOG_LINES_SHOWN))
+            lines = tuple(self.log_lines(tail=_LOG_LINES_SHOWN, other_than=other_than))
         except CloudError as error:
             return (f"no log: {error.message}",)
         return tuple(f"log: {line}" for line in lines[-_LOG_LINES_SHOWN:]) or ("the replica's log is empty",)
@@ -244,7 +248,9 @@ def wait_until_ready(
             if has_ended and (elapsed > grace or not _old_one_runs(app, restart)):
                 if readiness.status == "ready" and readiness.http_status == 200:
                     return readiness
-                raise _not_ready(app, f"The app cannot serve release {release}: {readiness.error or 'no reason told'}.")
+                raise _not_ready(
+                    app, restart, f"The app cannot serve release {release}: {readiness.error or 'no reason told'}."
+                )
             stranger = readiness.status == "ready" and readiness.release is None
             if stranger and elapsed > grace and not _old_one_runs(app, restart):
                 raise NotSignedIn(
@@ -267,14 +273,14 @@ def wait_until_ready(
             state = app.state()
             told = _told_failure(app, state, restart)
             if told:
-                raise _not_ready(app, f"The app cannot serve release {release}: {told}.")
+                raise _not_ready(app, restart, f"The app cannot serve release {release}: {told}.")
             finding = _failure(state, restart, may_be_old=elapsed < grace)
             failures_seen = failures_seen + 1 if finding else 0
             if failures_seen > 1:
-                raise _not_ready(app, f"The app does not start under release {release}: {finding}.")
+                raise _not_ready(app, restart, f"The app does not start under release {release}: {finding}.")
         if elapsed >= deadline_seconds:
             raise _not_ready(
-                app, f"The app did not serve release {release} within {deadline_seconds:.0f} s; last: {now}."
+                app, restart, f"The app did not serve release {release} within {deadline_seconds:.0f} s; last: {now}."
             )
         time.sleep(pace.poll_seconds)
 
@@ -291,10 +297,10 @@ def _told_failure(app: App, state: RevisionState, restart: Restart) -> str | Non
 
     A replica that is not ready gets no request from outside, so its /ready, which says the same, cannot be asked.
     """
-    if not state.replicas or state.replicas[0].name in restart.replicas_before:
+    if all(replica.name in restart.replicas_before for replica in state.replicas):
         return None
     try:
-        lines = list(app.log_lines(tail=_LOG_LINES_SHOWN))
+        lines = list(app.log_lines(tail=_LOG_LINES_SHOWN, other_than=restart.replicas_before))
     except CloudError:
         return None  # no log yet, or no stream: what Azure says of the revision decides
     return next((line.partition(CANNOT_SERVE)[2].strip() for line in reversed(lines) if CANNOT_SERVE in line), None)
@@ -308,9 +314,9 @@ def _failure(state: RevisionState, restart: Restart, *, may_be_old: bool) -> str
     return f"the revision is {state}" if state.has_failed and not may_be_old else None
 
 
-def _not_ready(app: App, message: str) -> NotReady:
+def _not_ready(app: App, restart: Restart, message: str) -> NotReady:
     try:
-        details = [str(app.state()), *app.last_log_lines()]
+        details = [str(app.state()), *app.last_log_lines(other_than=restart.replicas_before)]
     except CloudError as error:
         details = [f"no state: {error.message}"]
     return NotReady(message, "Correct what the log says and deploy again.", details=details)

@@ -246,6 +246,12 @@ def test_the_log_of_the_newest_replica(world: World) -> None:
     assert world.app.last_log_lines() == ("the replica's log is empty",)
 
 
+def test_the_log_of_the_new_one_of_two_that_were_made_in_the_same_second(world: World) -> None:
+    world.manager.state.replicas = [replica("theapp--1-old"), replica("theapp--1-new")]
+    list(world.app.log_lines(other_than=frozenset({"theapp--1-old"})))
+    assert "/replicas/theapp--1-new/" in world.manager.state.seen[-1]
+
+
 def test_a_log_without_a_replica_says_how_to_get_one(world: World) -> None:
     world.manager.state.replicas = []
     with pytest.raises(NotFound, match="has no replica now") as caught:
