@@ -117,7 +117,7 @@ class Recipe:
     threads: int = 2
     turns: tuple[int, ...] = (1, 1, 1, 1, 2, 4)
     """Lengths of the conversations that the pairs are dealt into: an answer must not depend on what was said before."""
-    base: Stage = Stage(steps=140, learning_rate=3e-3, warm_up=10)
+    base: Stage = Stage(steps=122, learning_rate=3e-3, warm_up=10)
     adapter: Stage = Stage(steps=150, learning_rate=4e-3, warm_up=5)
 
 
