@@ -494,3 +494,24 @@ async def test_sigterm_then_sigkill_after_the_grace_period(here: World) -> None:
     replica = (await here.replicas())[0]
     assert replica["properties"]["runningStateDetails"].endswith("exit code: 137.")
     assert here.provider.workload(here.app_id()).journal(replica["name"]).tail(1)[0].endswith("SIGTERM")
+
+
+async def test_the_end_of_the_stand_in_does_not_wait_for_a_long_grace_period(here: World) -> None:
+    """Also of a replica that was told to end before, with all the time in the world."""
+    body = app_body(container={"env": [{"name": "STUBBORN", "value": "1"}]}, terminationGracePeriodSeconds=600)
+    await here.put("containerApps", here.app_id(), body)
+    await here.running()
+    process = (await here.ask())["pid"]
+    (replica,) = await here.replicas()
+    (revision,) = await here.revisions()
+    resource_id = here.app_id().child("revisions", revision["name"])
+    await here.type("containerApps/revisions").action(call(), resource_id, "restart", None)
+    journal = here.provider.workload(here.app_id()).journal(replica["name"])
+
+    async def told() -> bool:
+        return journal.tail(1)[0].endswith("SIGTERM")
+
+    await here.until(told)
+    assert alive(process)
+    await asyncio.wait_for(here.provider.stop(), 8)
+    assert not alive(process)

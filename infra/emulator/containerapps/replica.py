@@ -86,6 +86,8 @@ class Replica:
         self._changed = changed
         self._event = event
         self._stopping = asyncio.Event()
+        self._hastened = asyncio.Event()
+        self._most_grace_seconds = orders.grace_seconds
         self._supervisor: Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._scratch: Path | None = None
@@ -104,13 +106,17 @@ class Replica:
         self._stopping.set()
         self._set_ready(False)
 
-    async def stop(self, *, drain: bool, most_grace_seconds: float | None = None) -> None:
-        """Ends it: no new request, the running ones finish (with `drain`), SIGTERM, the grace period, SIGKILL."""
+    def hasten(self, most_grace_seconds: float) -> None:
+        """The whole machine goes down: nothing waits for requests any more, nor longer than this for the process,
+        also where stop() is waiting already."""
+        self._most_grace_seconds = min(self._most_grace_seconds, most_grace_seconds)
+        self._hastened.set()
+
+    async def stop(self) -> None:
+        """Ends it: no new request, the running ones finish, SIGTERM, the grace period, SIGKILL."""
         self.announce_stop()
-        if drain:
-            await self._drained()
-        grace = self.orders.grace_seconds
-        await self._end_container(grace if most_grace_seconds is None else min(grace, most_grace_seconds))
+        await self._drained()
+        await self._end_container()
         if self._task is not None:
             await asyncio.wait([self._task])
         self.ended = True
@@ -119,7 +125,7 @@ class Replica:
 
     async def _drained(self) -> None:
         end = time.monotonic() + self._pace.quick(_DRAIN_SECONDS)
-        while self.in_flight and time.monotonic() < end:
+        while self.in_flight and time.monotonic() < end and not self._hastened.is_set():
             await asyncio.sleep(0.05)
 
     async def _run(self) -> None:
@@ -181,7 +187,7 @@ class Replica:
         self._supervisor = supervisor
         if self.stopping:
             # stop() came while the process was being made, and found none to end.
-            await self._end_container(0.0)
+            await self._end_container(at_once=True)
         first_line = await supervisor.stdout.readline()
         main_process = int(first_line or supervisor.pid)
         processes.record(self._store, self.name, [supervisor.pid, main_process], scratch)
@@ -206,7 +212,7 @@ class Replica:
                 self._event("ContainerTerminating", f"Container {self.orders.container} {why}, will be restarted", True)
         finally:
             if not exiting.done():
-                await self._end_container(self.orders.grace_seconds)
+                await self._end_container()
         probing.cancel()
         await asyncio.wait([probing, exiting, *output])
         code = exiting.result()
@@ -237,17 +243,23 @@ class Replica:
         """Where on this machine the container's port is: its own for the target port."""
         return self.port if self.orders.target_port in (None, asked) else asked
 
-    async def _end_container(self, grace_seconds: float) -> None:
-        """SIGTERM to the main process, SIGKILL to all after the grace period."""
+    async def _end_container(self, *, at_once: bool = False) -> None:
+        """SIGTERM to the main process, SIGKILL to all after the grace period, which hasten() may shorten."""
         supervisor = self._supervisor
         if supervisor is None or supervisor.returncode is not None:
             return
         await _tell(supervisor, b"terminate\n")
-        try:
-            await asyncio.wait_for(asyncio.shield(supervisor.wait()), grace_seconds)
-        except asyncio.TimeoutError:
+        ended = asyncio.create_task(supervisor.wait())
+        if not at_once:
+            hastened = asyncio.create_task(self._hastened.wait())
+            grace = self.orders.grace_seconds
+            await asyncio.wait([ended, hastened], timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+            if hastened.done():
+                await asyncio.wait([ended], timeout=self._most_grace_seconds)
+            hastened.cancel()
+        if not ended.done():
             await _tell(supervisor, b"kill\n")
-            await supervisor.wait()
+        await ended
 
     async def _keep(self, stream: asyncio.StreamReader, name: str) -> None:
         """Writes what the container prints into its journal, line by line; long lines in parts."""

@@ -148,16 +148,17 @@ class Workload:
         self._task = asyncio.create_task(self._keep_reconciling(), name=f"workload {self.app_id.name}")
 
     async def stop(self, most_grace_seconds: float | None = None) -> None:
-        """Ends all replicas. With `most_grace_seconds` at once, without waiting for requests."""
+        """Ends all replicas. With `most_grace_seconds` at once, without waiting for requests; those that end already
+        get no longer either."""
         self._closed = True
         self._notify()
         if self._task is not None:
             await asyncio.wait([self._task])
         replicas = [replica for revision in self._live.values() for replica in revision.replicas]
-        drain = most_grace_seconds is None
-        await asyncio.gather(
-            *(replica.stop(drain=drain, most_grace_seconds=most_grace_seconds) for replica in replicas), *self._ending
-        )
+        if most_grace_seconds is not None:
+            for replica in replicas:
+                replica.hasten(most_grace_seconds)
+        await asyncio.gather(*(replica.stop() for replica in replicas), *self._ending)
         self.events.close()
 
     def changed(self) -> None:
@@ -435,7 +436,7 @@ class Workload:
 
     def _end(self, live: LiveRevision, replica: Replica) -> None:
         async def end() -> None:
-            await replica.stop(drain=True)
+            await replica.stop()
             live.replicas.remove(replica)
             live.ended = [*live.ended, replica][-_REMEMBERED_REPLICAS:]
             self._notify()
