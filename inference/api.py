@@ -189,7 +189,8 @@ async def _whole(stream: Stream, head: dict[str, Any], request: Request) -> Resp
         watch.cancel()
         stream.cancel()
     if finished.reason not in ("stop", "length"):
-        raise ApiError(500 if finished.reason == "error" else 503, _stream_error(finished))
+        status = {"error": 500, "timeout": 408}.get(finished.reason, 503)
+        raise ApiError(status, _stream_error(finished))
     completion = ChatCompletion(
         **head,
         choices=[Answer(message=AnswerMessage(content="".join(text)), finish_reason=finished.reason)],
@@ -248,6 +249,10 @@ def _usage(finished: Finished) -> Usage:
 def _stream_error(finished: Finished) -> ErrorDetail:
     if finished.reason == "error":
         return ErrorDetail(message=f"{finished.error}.", type="server_error", code="generation_failed")
+    if finished.reason == "timeout":
+        return ErrorDetail(
+            message="The answer took longer than a request may take here.", type="timeout_error", code="request_timeout"
+        )
     return ErrorDetail(message="The answer was cut short.", type="server_error", code="cancelled")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import queue
 import threading
 import time
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("engine")
 
 Status = Literal["loading", "ready", "failed", "draining"]
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,38 @@ class Finished:
 Event = TextPiece | Finished
 
 
+@dataclass(eq=False)
+class Generation:
+    """What has become of one request by now. The engine's thread writes it, anybody may read it.
+
+    Moments are seconds of time.monotonic(); None: it has not come to that.
+    """
+
+    model: str
+    prompt_tokens: int
+    queued: float
+    admitted: float | None = None
+    first_token: float | None = None
+    ended: float | None = None
+    reused_tokens: int = 0
+    """How many of the prompt's tokens were in the cache already."""
+    completion_tokens: int = 0
+    reason: FinishReason | None = None
+
+
+class Observer:
+    """Told what happens to requests, in the engine's thread or a caller's: quick, and never raises."""
+
+    def queued(self, generation: Generation) -> None:
+        """It waits for a slot."""
+
+    def admitted(self, generation: Generation) -> None:
+        """It has a slot: its prompt is computed next."""
+
+    def finished(self, generation: Generation) -> None:
+        """Its last event is on its way; `admitted` is None when it never had a slot."""
+
+
 Report = Callable[[str, dict[str, float]], None]
 """Told the phase of the start that begins, and what is known by then: names with their units -> numbers."""
 
@@ -98,13 +131,14 @@ class EngineNotReady(Exception):
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """Tokens of one answer when the request does not say, the most it may ask for, the longest prompt, and how many
-    requests may wait."""
+    """Tokens of one answer when the request does not say, the most it may ask for, the longest prompt, how many
+    requests may wait, and how long one may take, waiting included."""
 
     max_prompt_tokens: int
     default_new_tokens: int
     max_new_tokens: int
     max_queue: int
+    request_seconds: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -121,9 +155,10 @@ class State:
 class Stream:
     """The answer to one request: iterate over its events; the last one is `Finished`."""
 
-    def __init__(self, model: str, prompt_tokens: int, cancel: Callable[[], None]) -> None:
-        self.model = model
-        self.prompt_tokens = prompt_tokens
+    def __init__(self, generation: Generation, cancel: Callable[[], None]) -> None:
+        self.generation = generation
+        self.model = generation.model
+        self.prompt_tokens = generation.prompt_tokens
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._ended = False
         self._cancel = cancel
@@ -171,10 +206,8 @@ class _Job:
     text: TextStream
     limit: int
     """The most tokens of this answer."""
-    prompt_tokens: int
-    began: float
+    generation: Generation
     cancelled: bool = False
-    completion_tokens: int = 0
     outbox: list[Event] = field(default_factory=list)
 
 
@@ -188,10 +221,12 @@ class Engine:
         models: Sequence[str],
         default_model: str,
         limits: EngineLimits,
+        observer: Observer | None = None,
     ) -> None:
         self.models = tuple(models)
         self.default_model = default_model
         self.limits = limits
+        self._observer = observer or Observer()
         self._load = load
         self._loaded: Loaded | None = None
         self._renderer: PromptRenderer | None = None
@@ -239,6 +274,14 @@ class Engine:
         """Requests that wait or run."""
         return self._open
 
+    @property
+    def cache_use(self) -> float:
+        """The share of the cache that running requests hold, from 0 to 1; 0 while there is no model."""
+        if self._loaded is None:
+            return 0.0
+        batch = self._loaded.batch
+        return sum(job.row.computed for job in list(self._jobs)) / (batch.slots * batch.context_tokens)
+
     def resolve_model(self, name: str | None) -> str:
         """The name that answers a request for `name`. Raises RequestRefused when there is none."""
         if name is None or (name == "default" and name not in self.models):
@@ -271,6 +314,7 @@ class Engine:
         with self._lock:
             closed = self._closed
             if not closed:
+                self._observer.queued(job.generation)
                 self._inbox.put(job)
         if closed:
             self._give_place_back()
@@ -353,15 +397,15 @@ class Engine:
         def cancel() -> None:
             job.cancelled = True
 
+        generation = Generation(model, len(tokens), queued=time.monotonic())
         job = _Job(
-            stream=Stream(model, len(tokens), cancel),
+            stream=Stream(generation, cancel),
             loop=asyncio.get_running_loop(),
             row=row,
             text=TextStream(loaded.tokenizer, request.stop),
             # An answer also ends, with the reason "length", where the model's positions do.
             limit=min(limit, loaded.batch.context_tokens - len(tokens)),
-            prompt_tokens=len(tokens),
-            began=time.monotonic(),
+            generation=generation,
         )
         return job
 
@@ -438,18 +482,25 @@ class Engine:
             block = False
 
     def _let_go(self, loaded: Loaded) -> None:
-        for job in [job for job in self._waiting if job.cancelled]:
-            self._waiting.remove(job)
-            self._finish(job, "cancelled")
-        for job in [job for job in self._jobs if job.cancelled]:
-            loaded.batch.remove(job.row)
-            self._finish(job, "cancelled")
+        """End what nobody waits for any more, and what has taken too long."""
+        oldest = time.monotonic() - self.limits.request_seconds
+        for job in [*self._waiting, *self._jobs]:
+            late = job.generation.queued < oldest
+            if not (job.cancelled or late):
+                continue
+            if job in self._jobs:
+                loaded.batch.remove(job.row)
+            else:
+                self._waiting.remove(job)
+            self._finish(job, "cancelled" if job.cancelled else "timeout")
 
     def _admit(self, loaded: Loaded) -> None:
         while self._waiting and len(self._jobs) < loaded.batch.slots:
             job = self._waiting.popleft()
             loaded.batch.add(job.row)
             self._jobs.append(job)
+            job.generation.admitted = time.monotonic()
+            self._observer.admitted(job.generation)
 
     def _step(self, loaded: Loaded) -> None:
         try:
@@ -472,7 +523,11 @@ class Engine:
         """Add a token to an answer; say why the answer ends with it, or None."""
         if token is None:
             return "error"
-        job.completion_tokens += 1
+        generation = job.generation
+        generation.completion_tokens += 1
+        if generation.first_token is None:
+            generation.first_token = time.monotonic()
+            generation.reused_tokens = getattr(job.row, "reused", 0)
         job.row.tokens.append(token)
         if token in end_tokens:
             job.outbox.append(TextPiece("", (token,)))
@@ -480,7 +535,7 @@ class Engine:
         job.outbox.append(TextPiece(job.text.push(token), (token,)))
         if job.text.stopped:
             return "stop"
-        return "length" if job.completion_tokens >= job.limit else None
+        return "length" if generation.completion_tokens >= job.limit else None
 
     def _finish(self, job: _Job, reason: FinishReason, error: str | None = None) -> None:
         if job in self._jobs:
@@ -488,9 +543,11 @@ class Engine:
         rest = job.text.finish() if reason in ("stop", "length") else ""
         if rest:
             job.outbox.append(TextPiece(rest, ()))
-        job.outbox.append(Finished(reason, job.prompt_tokens, job.completion_tokens, error))
-        seconds = time.monotonic() - job.began
-        self._seconds_per_request += 0.1 * (seconds - self._seconds_per_request)
+        generation = job.generation
+        job.outbox.append(Finished(reason, generation.prompt_tokens, generation.completion_tokens, error))
+        generation.ended, generation.reason = time.monotonic(), reason
+        self._seconds_per_request += 0.1 * (generation.ended - generation.queued - self._seconds_per_request)
+        self._observer.finished(generation)
         # Before the event: whoever has seen the end of an answer finds its place free.
         self._give_place_back()
         self._send(job)
