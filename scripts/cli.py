@@ -195,11 +195,11 @@ def deploy(context: click.Context, environment: str, as_json: bool, config: Path
 
     A release that does not serve, or does not answer as it must, is taken back: exit code 4.
     """
-    from scripts import verbs
+    from scripts import rollout
     from scripts.publish import config_of
 
     with _session(context, environment, config=config) as session:
-        done = verbs.deploy(session)
+        done = rollout.deploy(session)
 
     def text() -> str:
         if not done.changed:

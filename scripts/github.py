@@ -32,6 +32,7 @@ class Job:
     """The variables of the running job; what is absent is None, and then the matching method does nothing."""
 
     is_running: bool
+    actor: str | None
     summary_file: Path | None
     output_file: Path | None
     run_url: str | None
@@ -145,6 +146,7 @@ def current_job(variables: Mapping[str, str] = os.environ) -> Job:
     run_url = f"{server}/{repository}/actions/runs/{run}" if server and repository and run else None
     return Job(
         is_running=running,
+        actor=value("GITHUB_ACTOR"),
         summary_file=path("GITHUB_STEP_SUMMARY"),
         output_file=path("GITHUB_OUTPUT"),
         run_url=f"{run_url}/attempts/{attempt}" if run_url and attempt else run_url,

@@ -1,4 +1,4 @@
-"""Bundles -> a release: its id, its manifest, its folder on the share; which release is current; who may change that.
+"""Bundles -> a release: its id, its manifest, its folder on the share; which release is current.
 
 A release is immutable and named by the hash of its contents. Its folder gets its name only when it is complete, in one
 rename, and `current` is replaced in one request: whoever reads the share at any moment, in the middle of any failure,
@@ -15,20 +15,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from scripts import cloud
 from scripts import share as share_module
 from scripts.environment import RESERVED_ADAPTER_NAME
-from scripts.errors import BadInput, CloudError, InferopsError, Locked, Problem
+from scripts.errors import BadInput, InferopsError, Problem
+from scripts.lock import Lock
 from scripts.share import FileEntry, LocalFile, Progress, SyncPlan
 
 if TYPE_CHECKING:
@@ -47,9 +44,6 @@ CODE = ("inference", "requirements/inference.txt")
 BASE_MARK = "config.json"
 ADAPTER_MARK = "adapter_config.json"
 """The file that makes a folder a base model, or an adapter (the names that transformers and peft write)."""
-
-LEASE_SECONDS = 60
-"""How long a lease lives without a renewal: the longest that a share's lease may be finite (REST: Lease Share)."""
 
 _ID_DIGITS = 16
 _PROVEN = "proven"
@@ -176,13 +170,12 @@ def prepare(
     return Package(release, code, tuple(bundles))
 
 
-def check_folders(share: ShareClient, package: Package, *, described_in: str) -> None:
+def check_folders(share: ShareClient, release: Release, uploaded: Collection[str] = (), *, described_in: str) -> None:
     """See that the model folders which the release takes from the share are there (one request each).
 
-    described_in is the file that named them, for the message. Raises BadInput with every missing one and with the
-    folders of the share that would do.
+    uploaded are those that its deploy brings along; described_in is the file that named them, for the message. Raises
+    BadInput with every missing one and with the folders of the share that would do.
     """
-    release, uploaded = package.release, package.uploaded_folders
     wanted = [("model.base", release.base, BASE_MARK)]
     wanted += [(f"model.adapters.{name}", folder, ADAPTER_MARK) for name, folder in release.adapters.items()]
     missing = [
@@ -307,112 +300,35 @@ def read_release(share: ShareClient, release_id: str) -> Release | None:
         ) from None
 
 
-def history(share: ShareClient) -> tuple[Release, ...]:
-    """Every whole release on the share, newest first (one request for the list and one for each release)."""
-    names = [
-        name for name, size in share_module.list_folder(share, RELEASES) if size is None and not name.startswith(".")
-    ]
+def list_ids(share: ShareClient) -> tuple[str, ...]:
+    """The id of every whole release on the share, sorted (one request)."""
+    listed = share_module.list_folder(share, RELEASES)
+    return tuple(sorted(name for name, size in listed if size is None and not name.startswith(".")))
+
+
+def read_releases(share: ShareClient, ids: Iterable[str]) -> tuple[Release, ...]:
+    """The releases of these ids that the share has, newest first by when they were made (one request for each)."""
     with ThreadPoolExecutor(share_module.PARALLEL_REQUESTS) as pool:
-        releases = [release for release in pool.map(lambda name: read_release(share, name), names) if release]
+        releases = [release for release in pool.map(lambda name: read_release(share, name), ids) if release]
     return tuple(sorted(releases, key=lambda release: (release.time, release.id), reverse=True))
 
 
-class _Lease(Protocol):
-    def renew(self) -> None: ...
+def find(share: ShareClient, name: str) -> Release:
+    """The release that a person names: by its id, by the beginning of it, or as `current`.
 
-    def release(self) -> None: ...
-
-
-class Lock:
-    """The right to change the share's releases: a lease on the share, renewed by a thread while the block runs.
-
-    A holder that dies frees it within lease_seconds, because nobody renews it. wait_seconds is how long to wait for
-    another holder before Locked is raised; say gets a line when there is something to wait for or to worry about.
+    Raises BadInput with the releases that there are when it is none of them, or more than one.
     """
-
-    def __init__(
-        self,
-        share: ShareClient,
-        *,
-        wait_seconds: float = 0,
-        lease_seconds: int = LEASE_SECONDS,
-        say: Callable[[str], None] | None = None,
-    ) -> None:
-        self._share = share
-        self._wait_seconds = wait_seconds
-        self._lease_seconds = lease_seconds
-        self._say = say
-        self._lease: _Lease | None = None
-        self._held_until = 0.0
-        self._stop = threading.Event()
-        self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
-
-    def __enter__(self) -> Lock:
-        give_up_at = time.monotonic() + self._wait_seconds
-        waiting = False
-        while not self._acquire():
-            if time.monotonic() >= give_up_at:
-                raise Locked(
-                    f"Another deploy holds the file share '{self._share.share_name}'; nothing was changed.",
-                    f"Run the same command again when it has ended. If it was killed, the share frees itself within "
-                    f"{self._lease_seconds} seconds.",
-                )
-            if not waiting and self._say:
-                self._say(f"waiting up to {self._wait_seconds:.0f} s for another deploy that holds the share")
-            waiting = True
-            time.sleep(min(1.0, max(0.0, give_up_at - time.monotonic())))
-        self._renewer.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._renewer.join()
-        if self._lease is None:
-            return
-        try:
-            with cloud.translated("releasing the lease on the share"):
-                self._lease.release()
-        except CloudError as failure:
-            # What was to be done under the lease is done or failed by itself; the lease ends without us.
-            if self._say:
-                self._say(f"the lease on the share was not released and ends by itself: {failure.message}")
-
-    def check(self) -> None:
-        """Raise Locked unless the lease is certainly still ours (no request)."""
-        if time.monotonic() >= self._held_until:
-            raise Locked(
-                f"The lease on the file share '{self._share.share_name}' was lost: it could not be renewed in time, "
-                "and another deploy may have started. The release in use was not touched.",
-                "Run the same command again.",
-            )
-
-    def _acquire(self) -> bool:
-        asked_at = time.monotonic()
-        try:
-            with cloud.translated("taking the lease on the share"):
-                self._lease = self._share.acquire_lease(lease_duration=self._lease_seconds)
-        except CloudError as error:
-            if error.code == "LeaseAlreadyPresent":
-                return False
-            raise
-        self._held_until = asked_at + self._lease_seconds
-        return True
-
-    def _renew(self) -> None:
-        while self._lease is not None and not self._stop.wait(self._lease_seconds / 4):
-            asked_at = time.monotonic()
-            try:
-                with cloud.translated("renewing the lease on the share"):
-                    self._lease.renew()
-            except CloudError as error:
-                if error.status in (409, 412):
-                    self._held_until = 0.0  # somebody broke the lease, and it may be another's by now
-                if self._say:
-                    self._say(f"the lease on the share could not be renewed: {error.message}")
-            else:
-                self._held_until = asked_at + self._lease_seconds
+    ids = list_ids(share)
+    if name == CURRENT:
+        named = [found for found in (read_current_id(share),) if found is not None]
+    else:
+        named = [name] if name in ids else [known for known in ids if name and known.startswith(name)]
+    found = read_release(share, named[0]) if len(named) == 1 else None
+    if found is not None:
+        return found
+    what = f"is the beginning of {len(named)} releases" if len(named) > 1 else "the share has no such release"
+    known = ", ".join(named if len(named) > 1 else ids) or "none"
+    raise BadInput([Problem(None, "RELEASE", name, what, f"Name one of these: {known}")])
 
 
 def _write_current(share: ShareClient, current: Current, lock: Lock) -> None:

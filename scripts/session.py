@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import getpass
 import os
+import socket
 import sys
 from collections.abc import Callable
 from functools import cached_property
@@ -21,6 +23,7 @@ from scripts.deployment import Outputs
 from scripts.endpoint import Endpoint, fits_header
 from scripts.environment import Environment
 from scripts.errors import BadInput, CloudError, NotFound, Problem
+from scripts.history import Who
 from scripts.replica import App
 from scripts.template import Template
 
@@ -121,6 +124,11 @@ class Session:
         return self._open.enter_context(Endpoint(self.outputs.aca_app_endpoint, key=key, certificate=certificate))
 
     @property
+    def who(self) -> Who:
+        """Who runs this verb: the account that started the job, or the person on this machine."""
+        return Who(self.job.actor or _person(), self.job.run_url)
+
+    @property
     def given_key(self) -> str | None:
         """The endpoint's key as the process environment has it."""
         return os.environ.get(KEY_VARIABLE) or None
@@ -151,6 +159,14 @@ class Session:
             return self.template
         except BadInput:
             return None
+
+
+def _person() -> str:
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # neither a variable nor an entry among the users (a bare container)
+        name = "somebody"
+    return f"{name}@{socket.gethostname()}"
 
 
 def _key_problems(key: str | None) -> list[Problem]:

@@ -1,35 +1,23 @@
-"""What each verb does, in order. Every function takes a Session and returns what there is to show.
+"""What the other verbs do, in order. Every function takes a Session and returns what there is to show.
 
 Knows the steps and what to do when one fails; how a result is printed is cli.py's and report.py's.
 """
 
 from __future__ import annotations
 
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts import deployment, plan, proof, publish, release, replica, report
+from scripts import deployment, plan, publish, release, replica, rollout
 from scripts.deployment import Operation, Outputs, Request
 from scripts.endpoint import Answer, Readiness
-from scripts.errors import BadInput, InferopsError, NotFound, NotReady, Problem, ProofFailed
+from scripts.errors import BadInput, NotFound, Problem
 from scripts.parameters import value_message
 from scripts.plan import Plan
-from scripts.proof import ExpectedAnswer, Proof
-from scripts.release import Lock, Package
 from scripts.session import KEY_PARAMETER, KEY_VARIABLE, Session
 
-READY_SECONDS = 40 * 60.0
-"""How long a release may take to serve: the most that a container app's start-up probe allows (60 + 10 x 240 s)."""
-
-LOCK_WAIT_SECONDS = 75.0
-"""How long to wait for another deploy: longer than the lease of one that died."""
-
-PUBLISHED = Path("infra")
 PREVIEW_KEY = "the key is not needed for a preview"
 
 
@@ -41,35 +29,6 @@ class Provisioned:
     outputs: Outputs
     changed: bool
     release: str | None
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """The release that serves now, what it replaced, and how it was proven. changed is False when it served already."""
-
-    release: release.Release
-    previous: str | None
-    changed: bool
-    proof: Proof
-    outputs: Outputs
-    timings_seconds: Mapping[str, float]
-    files: tuple[Path, Path]
-
-
-@dataclass
-class Timings:
-    """Seconds by phase, in the order in which the phases began."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Counts the block's time to the phase."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
 
 
 def what_if(session: Session) -> Plan:
@@ -99,44 +58,6 @@ def provision(session: Session) -> Provisioned:
     return Provisioned(planned, session.outputs, True, _still_serves(session, new_key=new_key))
 
 
-def deploy(session: Session) -> Deployed:
-    """Put the code and the models of this checkout into use: upload, switch, restart, prove, publish."""
-    timings = Timings()
-    model = session.environment.model
-    with timings.phase("read"):
-        package = release.prepare(
-            session.root,
-            base=model.base.local or model.base.path,
-            adapters={name: folder.local or folder.path for name, folder in model.adapters.items()},
-            commit=_commit(session.root),
-        )
-    release.check_folders(
-        session.share, package, described_in=str(session.environment.files[0].relative_to(session.root))
-    )
-    with release.Lock(session.share, wait_seconds=LOCK_WAIT_SECONDS, say=session.say) as lock:
-        before = release.read_current(session.share)
-        target = package.release.id
-        if before is not None and before.release == target and before.proven and _serves(session, target):
-            shown = _prove(session, package, timings)
-            if not shown.passed:
-                raise ProofFailed(
-                    f"Release {target}, which is in use already, does not answer as it must; nothing was changed.",
-                    f"Correct the proof's prompts or the model. A new start may help too: "
-                    f"inferops restart {session.name}",
-                    details=_failures(shown),
-                )
-            return _published(session, package, None, False, shown, timings)
-        previous = None
-        if before is not None:
-            # A deploy of this release that was cut off left behind what it was replacing.
-            cut_off = before.release == target and not before.proven
-            previous = before.previous if cut_off else before.fallback
-        with timings.phase("upload"):
-            _upload(session, package, lock)
-        shown = _switch(session, package, previous, lock, timings)
-    return _published(session, package, previous if previous != target else None, True, shown, timings)
-
-
 def restart(session: Session) -> Readiness:
     """Restart the replica and wait until it serves the current release."""
     current = release.read_current_id(session.share)
@@ -147,7 +68,7 @@ def restart(session: Session) -> Readiness:
             "The replica was restarted and waits: the share names no release yet.",
             f"Run: inferops deploy {session.name}",
         )
-    return _wait(session, current, restarted)
+    return rollout.wait(session, current, restarted)
 
 
 def chat(session: Session, question: str, on_text: Callable[[str], None], **options: Any) -> Answer:
@@ -162,7 +83,7 @@ def publish_again(session: Session) -> tuple[Outputs, tuple[Path, Path]]:
     if manifest is None:
         raise NotFound("The share names no release yet.", f"Run: inferops deploy {session.name}")
     record = publish.Record(session.name, manifest, {}, None, session.job.run_url)
-    return session.outputs, publish.write(session.root / PUBLISHED, session.outputs, record, session.job)
+    return session.outputs, publish.write(session.root / rollout.PUBLISHED, session.outputs, record, session.job)
 
 
 def _request(session: Session, key: str | None) -> Request:
@@ -221,136 +142,5 @@ def _still_serves(session: Session, *, new_key: bool) -> str | None:
     else:
         state = session.app.state()
         restarted = replica.Restart(state.name, frozenset(), state.has_failed)
-    _wait(session, current, restarted)
+    rollout.wait(session, current, restarted)
     return current
-
-
-def _upload(session: Session, package: Package, lock: Lock) -> None:
-    def progress(folder: str, done: Any) -> None:
-        session.progress(f"{folder}: {done.files_done} of {done.files_total} files, {report.size(done.bytes_done)}")
-
-    for folder in release.upload(session.share, package, lock, progress=progress):
-        session.say(f"uploaded {folder}")
-
-
-def _switch(session: Session, package: Package, previous: str | None, lock: Lock, timings: Timings) -> Proof:
-    """Make the package's release the current one, proven; or put the previous one back and raise.
-
-    Raises ProofFailed when it does not serve or answer as it must; anything else (Ctrl-C, no network) as it is.
-    """
-    target = package.release.id
-    lock.check()
-    try:
-        # Within the block: whoever interrupts this very request may have come too late to keep it from being done.
-        release.set_current(session.share, target, lock, previous=previous)
-        with timings.phase("start"):
-            restarted = session.app.restart()
-            session.say(f"release {target} is current; restarted the revision {restarted.revision}")
-            _wait(session, target, restarted)
-        shown = _prove(session, package, timings)
-        if not shown.passed:
-            raise ProofFailed(f"Release {target} does not answer as it must.", "", details=_failures(shown))
-    except (NotReady, ProofFailed) as failure:
-        fate = _put_back(session, target, previous, lock, wait=True)
-        raise ProofFailed(
-            f"{failure.message} {fate}",
-            "Correct what the lines above say and deploy again.",
-            details=failure.details,
-        ) from None
-    except BaseException:
-        # Interrupted or cut off: the shortest way back, without waiting for it.
-        session.say(_put_back(session, target, previous, lock, wait=False))
-        raise
-    release.confirm_current(session.share, target, lock)
-    return shown
-
-
-def _put_back(session: Session, failed: str, previous: str | None, lock: Lock, *, wait: bool) -> str:
-    """Make the previous release current again; tells in a sentence what has become of it."""
-    try:
-        if previous is None:
-            release.remove_current(session.share, lock)
-            session.app.restart()
-            return "There was no release before it: the app waits for one that works."
-        release.confirm_current(session.share, previous, lock)
-        if previous == failed:
-            return "It was in use before; there is no other to go back to."
-        restarted = session.app.restart()
-        if wait:
-            session.say(f"putting release {previous} back")
-            _wait(session, previous, restarted)
-            return f"Release {previous} is back and serves."
-        return f"Release {previous} is current again; its replica starts."
-    except InferopsError as error:
-        return (
-            f"Putting {previous or 'the empty state'} back in place of {failed} failed too ({error.message});"
-            " the next deploy takes up from here."
-        )
-
-
-def _wait(session: Session, target: str, restarted: replica.Restart) -> Readiness:
-    return replica.wait_until_ready(
-        session.app,
-        session.endpoint,
-        target,
-        restarted,
-        deadline_seconds=READY_SECONDS,
-        progress=session.progress,
-    )
-
-
-def _serves(session: Session, target: str) -> bool:
-    """Whether the app answers under the release already; wakes it when it sleeps."""
-    state = session.app.state()
-    if state.has_failed:
-        return False
-    if not state.replicas:
-        session.progress("waking the app")
-    try:
-        _wait(session, target, replica.Restart(state.name, frozenset(), False))
-    except NotReady:
-        return False
-    return True
-
-
-def _prove(session: Session, package: Package, timings: Timings) -> Proof:
-    expected = [ExpectedAnswer(wanted.prompt, wanted.contains or "") for wanted in session.environment.proof.prompts]
-    base = package.release.base.rpartition("/")[2]
-
-    def tell(check: proof.Check) -> None:
-        session.say(f"{'passed' if check.passed else 'FAILED'}: {check.name} ({check.detail})")
-
-    with timings.phase("proof"):
-        shown = proof.prove(
-            session.endpoint,
-            release=package.release.id,
-            models=[base, *package.release.adapters],
-            expected=expected,
-            on_check=tell,
-        )
-    if not shown.passed:
-        # What passed is part of the summary of what is published.
-        session.job.add_summary(report.proof_markdown(shown))
-    return shown
-
-
-def _failures(shown: Proof) -> list[str]:
-    return [f"{check.name}: {check.detail}" for check in shown.failures]
-
-
-def _published(
-    session: Session, package: Package, previous: str | None, changed: bool, shown: Proof, timings: Timings
-) -> Deployed:
-    record = publish.Record(session.name, package.release, timings.seconds, shown, session.job.run_url)
-    files = publish.write(session.root / PUBLISHED, session.outputs, record, session.job)
-    return Deployed(package.release, previous, changed, shown, session.outputs, timings.seconds, files)
-
-
-def _commit(root: Path) -> str | None:
-    """The checkout's commit; None outside Git. A tree with changes that are not committed gets a mark."""
-    try:
-        head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")

@@ -10,6 +10,7 @@ import azure.storage.fileshare
 
 from scripts import release as releases
 from scripts.cloud import FILE_RETRIES, FILE_TIMEOUTS
+from scripts.lock import Lock
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -54,7 +55,7 @@ class Sources:
 def deploy(target: Target, sources: Sources) -> str:
     """Returns the id of the release that is current then."""
     package = sources.package()
-    with target.client() as share, releases.Lock(share, lease_seconds=LEASE_SECONDS) as lock:
+    with target.client() as share, Lock(share, lease_seconds=LEASE_SECONDS) as lock:
         before = releases.read_current(share)
         releases.upload(share, package, lock)
         previous = before.fallback if before else None

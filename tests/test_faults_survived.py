@@ -15,6 +15,7 @@ from scripts import cloud, deployment, environment, errors
 from scripts import release as releases
 from scripts import share as shares
 from scripts.environment import Environment
+from scripts.lock import Lock
 from tests.conftest import RunningStandIn, running_stand_in
 from tests.faults import Switch
 from tests.share_on_stand_in import ACCOUNT, RESOURCE_GROUP, clients_of, new_share
@@ -197,7 +198,7 @@ def package(tmp_path: Path) -> releases.Package:
 
 
 def deploy(share: ShareClient, package: releases.Package) -> None:
-    with releases.Lock(share, lease_seconds=15) as lock:
+    with Lock(share, lease_seconds=15) as lock:
         releases.upload(share, package, lock)
         releases.set_current(share, package.release.id, lock, previous=None)
 

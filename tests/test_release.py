@@ -17,7 +17,8 @@ from azure.storage.fileshare import ShareLeaseClient
 from scripts import release as releases
 from scripts import share as shares
 from scripts.errors import BadInput, InferopsError, Locked
-from scripts.release import Current, Lock, Package
+from scripts.lock import Lock
+from scripts.release import Current, Package
 from tests.conftest import RunningStandIn
 from tests.share_on_stand_in import new_share
 
@@ -196,8 +197,8 @@ def test_a_current_written_by_hand_is_taken_as_it_is(share: ShareClient) -> None
     assert releases.read_current(share) == Current("by-hand", False, None)
 
 
-def test_history_shows_whole_releases_newest_first(share: ShareClient, repository: Path) -> None:
-    assert releases.history(share) == ()
+def test_whole_releases_are_found_newest_first(share: ShareClient, repository: Path) -> None:
+    assert releases.list_ids(share) == ()
     ids = []
     for number in range(3):
         (repository / "inference" / "serve.py").write_text(f"print({number})\n")
@@ -206,8 +207,26 @@ def test_history_shows_whole_releases_newest_first(share: ShareClient, repositor
         deploy(share, package)
         ids.append(package.release.id)
     shares.make_folders(share, ["releases/.incomplete-0123"])
-    assert [release.id for release in releases.history(share)] == ids[::-1]
-    assert [release.commit for release in releases.history(share)] == ["c2", "c1", "c0"]
+    assert releases.list_ids(share) == tuple(sorted(ids))
+    found = releases.read_releases(share, [*ids, "nobody"])
+    assert [release.id for release in found] == ids[::-1]
+    assert [release.commit for release in found] == ["c2", "c1", "c0"]
+
+
+def test_a_release_is_named_by_its_id_its_beginning_or_as_the_current_one(share: ShareClient, repository: Path) -> None:
+    first = prepare(repository)
+    deploy(share, first)
+    (repository / "inference" / "serve.py").write_text("print('two')\n")
+    second = prepare(repository)
+    deploy(share, second)
+    assert releases.find(share, first.release.id) == first.release
+    assert releases.find(share, first.release.id[:7]) == first.release
+    assert releases.find(share, "current") == second.release
+    for wrong in ("nobody", "", "../models", first.release.id + "0"):
+        with pytest.raises(BadInput) as caught:
+            releases.find(share, wrong)
+        (problem,) = caught.value.problems
+        assert first.release.id in problem.next_step and second.release.id in problem.next_step
 
 
 def test_a_manifest_that_is_none_is_an_error(share: ShareClient) -> None:
@@ -224,10 +243,10 @@ def test_missing_model_folders_are_named_with_those_that_would_do(share: ShareCl
     shares.write_small_file(share, "models/phi/checkpoint-10/adapter_config.json", b"{}")
     shares.write_small_file(share, "releases/x/inference/config.json", b"{}")
     good = prepare(repository, default="models/phi/checkpoint-10")
-    releases.check_folders(share, good, described_in="environment.yaml")
+    releases.check_folders(share, good.release, described_in="environment.yaml")
     bad = prepare(repository, base="model-cache/typo", default="models/phi/checkpoint-5", other="models/none")
     with pytest.raises(BadInput) as caught:
-        releases.check_folders(share, bad, described_in="environments/dev/environment.yaml")
+        releases.check_folders(share, bad.release, described_in="environments/dev/environment.yaml")
     assert [str(problem) for problem in caught.value.problems] == [
         "environments/dev/environment.yaml: model.base: the share has no model-cache/typo/config.json "
         f"(found model-cache/typo). Folders on the share that have one: {BASE}. Name one of them, or a local folder.",
@@ -245,11 +264,12 @@ def test_a_share_without_any_model_says_what_to_do(stand_in: RunningStandIn, rep
         new_share(stand_in, f"r{uuid.uuid4().hex[:12]}") as empty,
         pytest.raises(BadInput, match="let fine-tuning write it there"),
     ):
-        releases.check_folders(empty, prepare(repository), described_in="environment.yaml")
+        releases.check_folders(empty, prepare(repository).release, described_in="environment.yaml")
 
 
 def test_folders_that_are_uploaded_need_not_be_there(share: ShareClient, repository: Path, adapter: Path) -> None:
-    releases.check_folders(share, prepare(repository, default=adapter), described_in="environment.yaml")
+    package = prepare(repository, default=adapter)
+    releases.check_folders(share, package.release, package.uploaded_folders, described_in="environment.yaml")
 
 
 # --- the lock
@@ -258,7 +278,7 @@ def test_folders_that_are_uploaded_need_not_be_there(share: ShareClient, reposit
 def test_a_second_deploy_is_told_who_has_to_end(share: ShareClient) -> None:
     with (
         Lock(share),
-        pytest.raises(Locked, match=f"file share '{share.share_name}'") as caught,
+        pytest.raises(Locked, match=f"share '{share.share_name}' is held by another run") as caught,
         Lock(share),
     ):
         pass
@@ -278,7 +298,7 @@ def test_a_deploy_waits_for_another_one(share: ShareClient) -> None:
 
     with Lock(share, wait_seconds=30, say=say):
         assert time.monotonic() - started < 10
-    assert said == ["waiting up to 30 s for another deploy that holds the share"]
+    assert said == ["waiting up to 30 s: the share is held by another run"]
 
 
 def test_a_lock_that_was_taken_away_stops_the_deploy(share: ShareClient, repository: Path) -> None:

@@ -17,6 +17,7 @@ from azure.storage.fileshare import ShareLeaseClient
 
 from scripts import release as releases
 from scripts import share as shares
+from scripts.lock import Lock
 from tests.conftest import RunningStandIn
 from tests.killing_proxy import KillingProxy, killing_proxy
 from tests.share_deploy import LEASE_SECONDS, Sources, Target, deploy, deploy_when_told
@@ -178,5 +179,5 @@ def test_a_killed_deploy_frees_the_share_by_itself(world: World) -> None:
         proxied = replace(world.proxied, share=share.share_name)
         assert run_and_kill(world, proxied, world.sources, after=2)
         said: list[str] = []
-        with releases.Lock(share, wait_seconds=LEASE_SECONDS + 10, say=said.append):
+        with Lock(share, wait_seconds=LEASE_SECONDS + 10, say=said.append):
             assert said, "it waited"

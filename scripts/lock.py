@@ -1,0 +1,126 @@
+"""The right to change the releases of a share: a lease on the share that one run holds at a time.
+
+Knows leases and nothing of releases; who holds the lock is told by whoever keeps a record of the runs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from scripts import cloud
+from scripts.errors import CloudError, Locked
+
+if TYPE_CHECKING:
+    from scripts.cloud import ShareClient
+
+LEASE_SECONDS = 60
+"""How long a lease lives without a renewal: the longest that a share's lease may be finite (REST: Lease Share)."""
+
+_LOOK_AGAIN_SECONDS = 1.0
+
+
+class _Lease(Protocol):
+    def renew(self) -> None: ...
+
+    def release(self) -> None: ...
+
+
+class Lock:
+    """A lease on the share, renewed by a thread while the block runs.
+
+    A holder that dies frees it within lease_seconds, because nobody renews it. wait_seconds is how long to wait for
+    another holder before Locked is raised; holder tells in a few words who that is, None when it is not known; say gets
+    a line when there is something to wait for or to worry about.
+    """
+
+    def __init__(
+        self,
+        share: ShareClient,
+        *,
+        wait_seconds: float = 0,
+        lease_seconds: int = LEASE_SECONDS,
+        holder: Callable[[], str | None] = lambda: None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._share = share
+        self._wait_seconds = wait_seconds
+        self._lease_seconds = lease_seconds
+        self._holder = holder
+        self._say = say
+        self._lease: _Lease | None = None
+        self._held_until = 0.0
+        self._stop = threading.Event()
+        self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def __enter__(self) -> Lock:
+        give_up_at = time.monotonic() + self._wait_seconds
+        waiting = False
+        while not self._acquire():
+            if time.monotonic() >= give_up_at:
+                raise Locked(
+                    f"The share '{self._share.share_name}' is held by {self._holder_shown()}; nothing was changed.",
+                    f"Run the same command again when that has ended. If it was killed, the share frees itself within "
+                    f"{self._lease_seconds} seconds.",
+                )
+            if not waiting:
+                self._say(f"waiting up to {self._wait_seconds:.0f} s: the share is held by {self._holder_shown()}")
+            waiting = True
+            time.sleep(min(_LOOK_AGAIN_SECONDS, max(0.0, give_up_at - time.monotonic())))
+        self._renewer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._renewer.join()
+        if self._lease is None:
+            return
+        try:
+            with cloud.translated("releasing the lease on the share"):
+                self._lease.release()
+        except CloudError as failure:
+            # What was to be done under the lease is done or failed by itself; the lease ends without us.
+            self._say(f"the lease on the share was not released and ends by itself: {failure.message}")
+
+    def check(self) -> None:
+        """Raise Locked unless the lease is certainly still ours (no request)."""
+        if time.monotonic() >= self._held_until:
+            raise Locked(
+                f"The lease on the file share '{self._share.share_name}' was lost: it could not be renewed in time, "
+                "and another run may have started. The release in use was not touched.",
+                "Run the same command again.",
+            )
+
+    def _holder_shown(self) -> str:
+        return self._holder() or "another run"
+
+    def _acquire(self) -> bool:
+        asked_at = time.monotonic()
+        try:
+            # The SDK proposes the lease's id, so that its own repetition of a request whose answer was lost succeeds.
+            with cloud.translated("taking the lease on the share"):
+                self._lease = self._share.acquire_lease(lease_duration=self._lease_seconds)
+        except CloudError as error:
+            if error.code == "LeaseAlreadyPresent":
+                return False
+            raise
+        self._held_until = asked_at + self._lease_seconds
+        return True
+
+    def _renew(self) -> None:
+        while self._lease is not None and not self._stop.wait(self._lease_seconds / 4):
+            asked_at = time.monotonic()
+            try:
+                with cloud.translated("renewing the lease on the share"):
+                    self._lease.renew()
+            except CloudError as error:
+                if error.status in (409, 412):
+                    self._held_until = 0.0  # somebody broke the lease, and it may be another's by now
+                self._say(f"the lease on the share could not be renewed: {error.message}")
+            else:
+                self._held_until = asked_at + self._lease_seconds

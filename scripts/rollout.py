@@ -1,0 +1,305 @@
+"""Putting a release into use: deploy and rollback. Each takes a Session and returns what there is to show.
+
+Knows the order of the steps and what to do when one fails: the release before is put back. How a result is printed is
+cli.py's and report.py's.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scripts import history, proof, publish, release, replica, report
+from scripts.deployment import Outputs
+from scripts.endpoint import Readiness
+from scripts.errors import InferopsError, NotFound, NotReady, ProofFailed
+from scripts.lock import Lock
+from scripts.proof import ExpectedAnswer, Proof
+from scripts.release import Current, Package, Release
+from scripts.session import Session
+
+READY_SECONDS = 40 * 60.0
+"""How long a release may take to serve: the most that a container app's start-up probe allows (60 + 10 x 240 s)."""
+
+LOCK_WAIT_SECONDS = 75.0
+"""How long to wait for another run: longer than the lease of one that died."""
+
+PUBLISHED = Path("infra")
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The release that serves now, what it replaced, and how it was proven. changed is False when it served already."""
+
+    release: Release
+    previous: str | None
+    changed: bool
+    proof: Proof
+    outputs: Outputs
+    timings_seconds: Mapping[str, float]
+    files: tuple[Path, Path]
+
+
+@dataclass
+class Timings:
+    """Seconds by phase, in the order in which the phases began."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Counts the block's time to the phase."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
+def deploy(session: Session) -> Deployed:
+    """Put the code and the models of this checkout into use: upload, switch, restart, prove, publish.
+
+    When the release is in use already, one request to the share finds it out, and nothing is written or restarted.
+    """
+    timings = Timings()
+    package = packed(session, timings)
+    share, target = session.share, package.release
+    found = release.read_current(share)
+    if _is_in_use(session, target, found):
+        return _proven_again(session, target, timings)
+    release.check_folders(share, target, package.uploaded_folders, described_in=_described_in(session))
+    with locked(session) as lock:
+        before = release.read_current(share)
+        if before != found and _is_in_use(session, target, before):
+            return _proven_again(session, target, timings)
+        previous = _fallback(before, target)
+        with history.recorded(share, lock, _entry(session, "deploy", target, before), before, say=session.say):
+            with timings.phase("upload"):
+                _upload(session, package, lock)
+            shown = _switch(session, target, previous, lock, timings)
+    return _published(session, target, previous if previous != target.id else None, True, shown, timings)
+
+
+def rollback(session: Session, name: str | None = None) -> Deployed:
+    """Put an earlier release back into use: one write of `current`, a restart, the proof, the publication.
+
+    Without a name it is the last one that was proven before the one in use. Raises ProofFailed when it does not answer
+    as it must, and what was in use is back then; BadInput or NotFound when there is no such release.
+    """
+    timings = Timings()
+    share = session.share
+    with locked(session) as lock:
+        before = release.read_current(share)
+        if before is None:
+            raise NotFound("The share names no release yet.", f"Run: inferops deploy {session.name}")
+        target = release.find(share, name) if name is not None else _proven_before(session, before)
+        if _is_in_use(session, target, before):
+            return _proven_again(session, target, timings)
+        release.check_folders(share, target, described_in=f"releases/{target.id}/{release.MANIFEST}")
+        previous = _fallback(before, target)
+        with history.recorded(share, lock, _entry(session, "rollback", target, before), before, say=session.say):
+            shown = _switch(session, target, previous, lock, timings)
+    return _published(session, target, before.release, True, shown, timings)
+
+
+def packed(session: Session, timings: Timings) -> Package:
+    """The release that this checkout makes. Raises BadInput for whatever cannot be sent."""
+    model = session.environment.model
+    with timings.phase("read"):
+        return release.prepare(
+            session.root,
+            base=model.base.local or model.base.path,
+            adapters={name: folder.local or folder.path for name, folder in model.adapters.items()},
+            commit=_commit(session.root),
+        )
+
+
+def locked(session: Session) -> Lock:
+    """The lock of the environment's share; Locked tells who holds it."""
+    share = session.share
+    return Lock(share, wait_seconds=LOCK_WAIT_SECONDS, holder=lambda: history.holder(share), say=session.say)
+
+
+def wait(session: Session, target: str, restarted: replica.Restart) -> Readiness:
+    """Wait until the app serves the release. Raises NotReady."""
+    return replica.wait_until_ready(
+        session.app,
+        session.endpoint,
+        target,
+        restarted,
+        deadline_seconds=READY_SECONDS,
+        progress=session.progress,
+    )
+
+
+def _described_in(session: Session) -> str:
+    return str(session.environment.files[0].relative_to(session.root))
+
+
+def _entry(session: Session, verb: history.Verb, target: Release, before: Current | None) -> history.Entry:
+    return history.begun(verb, session.who, target, previous=before.release if before else None)
+
+
+def _fallback(before: Current | None, target: Release) -> str | None:
+    """What to go back to when the target fails: the last release that was proven, None before the first one."""
+    if before is None:
+        return None
+    # A run that was cut off left behind what it was replacing.
+    cut_off = before.release == target.id and not before.proven
+    return before.previous if cut_off else before.fallback
+
+
+def _proven_before(session: Session, before: Current) -> Release:
+    """The release to go back to when none is named."""
+    share = session.share
+    if not before.proven and before.previous is not None:
+        candidates: tuple[str, ...] = (before.previous,)
+    else:
+        candidates = history.proven_before(history.read(share, before), before.release)
+    for candidate in candidates:
+        found = release.read_release(share, candidate)
+        if found is not None:
+            return found
+    raise NotFound(
+        f"The share has no release that was proven before {before.release}.",
+        f"Name one of those that inferops history {session.name} shows.",
+    )
+
+
+def _is_in_use(session: Session, target: Release, current: Current | None) -> bool:
+    """Whether the release is the proven one in use and answers; wakes the app when it sleeps."""
+    if current is None or current.release != target.id or not current.proven:
+        return False
+    state = session.app.state()
+    if state.has_failed:
+        return False
+    if not state.replicas:
+        session.progress("waking the app")
+    try:
+        wait(session, target.id, replica.Restart(state.name, frozenset(), False))
+    except NotReady:
+        return False
+    return True
+
+
+def _proven_again(session: Session, target: Release, timings: Timings) -> Deployed:
+    """The proof of the release that is in use already. Raises ProofFailed; nothing is changed."""
+    shown = _prove(session, target, timings)
+    if not shown.passed:
+        raise ProofFailed(
+            f"Release {target.id}, which is in use already, does not answer as it must; nothing was changed.",
+            f"Correct the proof's prompts or the model. A new start may help too: inferops restart {session.name}",
+            details=_failures(shown),
+        )
+    return _published(session, target, None, False, shown, timings)
+
+
+def _upload(session: Session, package: Package, lock: Lock) -> None:
+    def progress(folder: str, done: Any) -> None:
+        session.progress(f"{folder}: {done.files_done} of {done.files_total} files, {report.size(done.bytes_done)}")
+
+    for folder in release.upload(session.share, package, lock, progress=progress):
+        session.say(f"uploaded {folder}")
+
+
+def _switch(session: Session, release_: Release, previous: str | None, lock: Lock, timings: Timings) -> Proof:
+    """Make the release the current one, proven; or put the previous one back and raise.
+
+    Raises ProofFailed when it does not serve or answer as it must; anything else (Ctrl-C, no network) as it is.
+    """
+    target = release_.id
+    lock.check()
+    try:
+        # Within the block: whoever interrupts this very request may have come too late to keep it from being done.
+        release.set_current(session.share, target, lock, previous=previous)
+        with timings.phase("start"):
+            restarted = session.app.restart()
+            session.say(f"release {target} is current; restarted the revision {restarted.revision}")
+            wait(session, target, restarted)
+        shown = _prove(session, release_, timings)
+        if not shown.passed:
+            raise ProofFailed(f"Release {target} does not answer as it must.", "", details=_failures(shown))
+    except (NotReady, ProofFailed) as failure:
+        fate = _put_back(session, target, previous, lock, wait_for_it=True)
+        raise ProofFailed(
+            f"{failure.message} {fate}",
+            "Correct what the lines above say and deploy again.",
+            details=failure.details,
+        ) from None
+    except BaseException:
+        # Interrupted or cut off: the shortest way back, without waiting for it.
+        session.say(_put_back(session, target, previous, lock, wait_for_it=False))
+        raise
+    release.confirm_current(session.share, target, lock)
+    return shown
+
+
+def _put_back(session: Session, failed: str, previous: str | None, lock: Lock, *, wait_for_it: bool) -> str:
+    """Make the previous release current again; tells in a sentence what has become of it."""
+    try:
+        if previous is None:
+            release.remove_current(session.share, lock)
+            session.app.restart()
+            return "There was no release before it: the app waits for one that works."
+        release.confirm_current(session.share, previous, lock)
+        if previous == failed:
+            return "It was in use before; there is no other to go back to."
+        restarted = session.app.restart()
+        if wait_for_it:
+            session.say(f"putting release {previous} back")
+            wait(session, previous, restarted)
+            return f"Release {previous} is back and serves."
+        return f"Release {previous} is current again; its replica starts."
+    except InferopsError as error:
+        return (
+            f"Putting {previous or 'the empty state'} back in place of {failed} failed too ({error.message});"
+            " the next deploy takes up from here."
+        )
+
+
+def _prove(session: Session, target: Release, timings: Timings) -> Proof:
+    expected = [ExpectedAnswer(wanted.prompt, wanted.contains or "") for wanted in session.environment.proof.prompts]
+    base = target.base.rpartition("/")[2]
+
+    def tell(check: proof.Check) -> None:
+        session.say(f"{'passed' if check.passed else 'FAILED'}: {check.name} ({check.detail})")
+
+    with timings.phase("proof"):
+        shown = proof.prove(
+            session.endpoint,
+            release=target.id,
+            models=[base, *target.adapters],
+            expected=expected,
+            on_check=tell,
+        )
+    if not shown.passed:
+        # What passed is part of the summary of what is published.
+        session.job.add_summary(report.proof_markdown(shown))
+    return shown
+
+
+def _failures(shown: Proof) -> list[str]:
+    return [f"{check.name}: {check.detail}" for check in shown.failures]
+
+
+def _published(
+    session: Session, target: Release, previous: str | None, changed: bool, shown: Proof, timings: Timings
+) -> Deployed:
+    record = publish.Record(session.name, target, timings.seconds, shown, session.job.run_url)
+    files = publish.write(session.root / PUBLISHED, session.outputs, record, session.job)
+    return Deployed(target, previous, changed, shown, session.outputs, timings.seconds, files)
+
+
+def _commit(root: Path) -> str | None:
+    """The checkout's commit; None outside Git. A tree with changes that are not committed gets a mark."""
+    try:
+        head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")
