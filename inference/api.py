@@ -14,11 +14,12 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from auth import AUTHENTICATED, Application, Message, Receive, Scope, Send
+from access_log import note
+from auth import AUTHENTICATED
 from engine import ChatRequest, Engine, EngineFull, EngineNotReady, Finished, RequestRefused, Stream, TextPiece
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from protocol import (
     Answer,
     AnswerMessage,
@@ -57,8 +58,11 @@ class ApiError(Exception):
         self.status, self.error, self.headers = status, error, headers
 
 
-def create_api(engine: Engine, about: About) -> FastAPI:
-    """The application with every route of the API. What is mounted later at "/" gets what these routes leave."""
+def create_api(engine: Engine, about: About, expose: Callable[[str], tuple[bytes, str]]) -> FastAPI:
+    """The application with every route of the API. What is mounted later at "/" gets what these routes leave.
+
+    `expose` gives the metrics in the format of an Accept header, and their media type.
+    """
     app = FastAPI(
         title="Inference",
         version=about.release,
@@ -88,6 +92,11 @@ def create_api(engine: Engine, about: About) -> FastAPI:
             }
         return JSONResponse(body, 200 if state.status == "ready" else 503)
 
+    @app.get("/metrics", summary="For Prometheus", response_class=PlainTextResponse)
+    def metrics(request: Request) -> Response:
+        body, media_type = expose(request.headers.get("accept", ""))
+        return Response(body, media_type=media_type)
+
     @app.get("/v1/models")
     def models() -> ModelList:
         return ModelList(data=[_model_entry(name, about) for name in engine.models])
@@ -116,6 +125,7 @@ def create_api(engine: Engine, about: About) -> FastAPI:
             error = ErrorDetail(message=f"{not_ready}.", type="server_error", code=f"model_{not_ready.status}")
             headers = None if not_ready.status == "failed" else {"retry-after": str(RETRY_WHILE_LOADING_SECONDS)}
             raise ApiError(503, error, headers) from None
+        note(request.scope, stream)
         head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -307,77 +317,10 @@ def _add_errors(app: FastAPI) -> None:
         return _error_response(500, detail)
 
 
-_HTTP_CODES = {400: "invalid_body", 404: "not_found", 405: "method_not_allowed"}
-
-
-# Around every request
-
-
-class BodyLimit:
-    """Refuses a body that is larger than allowed, before it is read whole."""
-
-    def __init__(self, application: Application, largest_bytes: int) -> None:
-        self._application, self._largest = application, largest_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._application(scope, receive, send)
-            return
-        announced = next((value for name, value in scope["headers"] if name.lower() == b"content-length"), b"0")
-        if announced.isdigit() and int(announced) > self._largest:
-            await self._too_large(scope, receive, send)
-            return
-        body = 0
-
-        async def counted() -> Message:
-            nonlocal body
-            message = await receive()
-            body += len(message.get("body", b""))
-            if body > self._largest:
-                raise HTTPException(413, self._words())
-            return message
-
-        await self._application(scope, counted, send)
-
-    def _words(self) -> str:
-        return f"The body is larger than {self._largest} bytes."
-
-    async def _too_large(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = ErrorDetail(message=self._words(), type="invalid_request_error", code="body_too_large")
-        await _error_response(413, error)(scope, receive, send)
-
-
-class RequestLog:
-    """Gives every request an id (`x-request-id`) and writes one line about it: never a word of prompt or answer."""
-
-    def __init__(self, application: Application) -> None:
-        self._application = application
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._application(scope, receive, send)
-            return
-        request_id, began, status = f"req_{uuid.uuid4().hex}", time.monotonic(), 0
-
-        async def told(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-            await send(message)
-
-        try:
-            await self._application(scope, receive, told)
-        finally:
-            # Probes come every few seconds and would bury everything else.
-            level = logging.DEBUG if scope["path"] in ("/health", "/ready") else logging.INFO
-            seconds = time.monotonic() - began
-            log.log(
-                level,
-                "%s %s %s %.3f s %s",
-                scope["method"],
-                ascii(scope["path"])[1:-1],
-                status or "-",
-                seconds,
-                request_id,
-            )
+_HTTP_CODES = {
+    400: "invalid_body",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "body_too_large",
+}

@@ -1,8 +1,9 @@
-"""Who may call: nobody without the key, except for liveness and the bare readiness.
+"""Who may call: nobody without a key, except for liveness and the bare readiness.
 
 An ASGI layer around everything, the page included, so that a route added later is closed until somebody opens it. A
-caller shows the key as `Authorization: Bearer <key>`; a browser signs in once with the key as the password and gets a
-cookie, which opens the page but not the API. Knows no model and no route of the API.
+caller shows a key as `Authorization: Bearer <key>`; a browser signs in once with a key as the password and gets a
+cookie, which opens the page but not the API. Each key has a name, which is what the log and the metrics tell of it.
+Knows no model and no route of the API.
 """
 
 from __future__ import annotations
@@ -10,19 +11,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import html
-import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
 from urllib.parse import parse_qs
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+from asgi import Application, Receive, Scope, Send, answer, answer_error, answer_json
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """Answered without a key: a probe cannot send one. What /ready tells without it is only whether the app is ready."""
@@ -32,42 +27,61 @@ COOKIE = "inference_session"
 SESSION_SECONDS = 12 * 3600
 LARGEST_FORM_BYTES = 8192
 AUTHENTICATED = "inference.authenticated"
-"""Key in the ASGI scope: whether the caller has shown the key."""
+"""Key in the ASGI scope: whether the caller has shown a key."""
+KEY_NAME = "inference.key"
+"""Key in the ASGI scope: the name of the key that the caller has shown, now or when signing in; None without one."""
 
 
 class Keys:
-    """Compares what a caller shows with the key, in a time that does not depend on how much of it is right."""
+    """Names the key that a caller shows, in a time that depends neither on how much of it is right nor on which it is.
 
-    def __init__(self, key: str) -> None:
-        self._digest = hashlib.sha256(key.encode()).digest()
-        # A session is signed with something made from the key, so that a new key ends all sessions, and a replica
-        # that has just started knows the sessions of the one before it.
-        self._signing = hmac.new(key.encode(), b"inference session", hashlib.sha256).digest()
+    `keys` are names with their keys.
+    """
 
-    def matches(self, shown: str) -> bool:
-        return hmac.compare_digest(hashlib.sha256(shown.encode("utf-8", "surrogatepass")).digest(), self._digest)
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self._digests = {name: hashlib.sha256(key.encode()).digest() for name, key in keys.items()}
+        # A session is signed with something made from its key, so that a new key ends the sessions of the old one, and
+        # a replica that has just started knows the sessions of the one before it.
+        self._signing = {
+            name: hmac.new(key.encode(), b"inference session", hashlib.sha256).digest() for name, key in keys.items()
+        }
 
-    def new_session(self, now_seconds: float) -> str:
-        """A cookie's value: until when it holds, a random part, and the signature of both."""
+    def name_of(self, shown: str) -> str | None:
+        """The name of the key that is shown; None when it is no key."""
+        return _equal_one(self._digests, hashlib.sha256(shown.encode("utf-8", "surrogatepass")).digest())
+
+    def new_session(self, name: str, now_seconds: float) -> str:
+        """A cookie's value: until when it holds, a random part, and the signature of both by the named key."""
         told = f"{int(now_seconds) + SESSION_SECONDS}.{secrets.token_urlsafe(12)}"
-        return f"{told}.{self._signature(told)}"
+        return f"{told}.{self._signatures(told)[name].decode()}"
 
-    def session_holds(self, value: str, now_seconds: float) -> bool:
+    def session_name(self, value: str, now_seconds: float) -> str | None:
+        """The name of the key that the session was opened with; None when it is none of ours, or has ended."""
         told, _, signature = value.rpartition(".")
-        if not hmac.compare_digest(signature.encode("utf-8", "surrogatepass"), self._signature(told).encode()):
-            return False
-        return int(told.partition(".")[0]) > now_seconds
+        name = _equal_one(self._signatures(told), signature.encode("utf-8", "surrogatepass"))
+        if name is None or int(told.partition(".")[0]) <= now_seconds:
+            return None
+        return name
 
-    def _signature(self, told: str) -> str:
-        return hmac.new(self._signing, told.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+    def _signatures(self, told: str) -> dict[str, bytes]:
+        message = told.encode("utf-8", "surrogatepass")
+        return {
+            name: hmac.new(key, message, hashlib.sha256).hexdigest().encode() for name, key in self._signing.items()
+        }
+
+
+def _equal_one(known: Mapping[str, bytes], shown: bytes) -> str | None:
+    """The name of what equals `shown`; compared with all of them, also when it is the first."""
+    names = [name for name, value in known.items() if hmac.compare_digest(value, shown)]
+    return names[0] if names else None
 
 
 class Gate:
-    """The layer itself."""
+    """The layer itself. `keys` are names with their keys."""
 
-    def __init__(self, application: Application, key: str) -> None:
+    def __init__(self, application: Application, keys: Mapping[str, str]) -> None:
         self._application = application
-        self._keys = Keys(key)
+        self._keys = Keys(keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -75,11 +89,11 @@ class Gate:
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         path = scope["path"]
-        with_key = self._shows_key(headers)
-        known = with_key or (not path.startswith(API_PREFIX) and self._has_session(headers))
-        scope[AUTHENTICATED] = with_key
+        shown = self._shown_key(headers)
+        known = shown or (None if path.startswith(API_PREFIX) else self._session_key(headers))
+        scope[AUTHENTICATED], scope[KEY_NAME] = shown is not None, known
         if scope["type"] != "http":
-            if not known:
+            if known is None:
                 await send({"type": "websocket.close", "code": 1008})
                 return
             await self._application(scope, receive, send)
@@ -87,58 +101,60 @@ class Gate:
             await self._login(scope, receive, send, headers)
         elif path == "/logout":
             gone = _cookie("", 0, secure=_is_https(scope, headers))
-            await _answer(send, 303, b"", [(b"location", b"login"), (b"set-cookie", gone)])
-        elif known or path in OPEN_PATHS:
+            await answer(send, 303, b"", [(b"location", b"login"), (b"set-cookie", gone)])
+        elif known is not None or path in OPEN_PATHS:
             await self._application(scope, receive, send)
         elif scope["method"] in ("GET", "HEAD") and "text/html" in headers.get(b"accept", ""):
-            await _answer(send, 303, b"", [(b"location", b"/login")])
+            await answer(send, 303, b"", [(b"location", b"/login")])
         else:
-            await self._refuse(send, headers)
+            await self._refuse(send, headers.get(b"authorization", ""))
 
-    def _shows_key(self, headers: dict[bytes, str]) -> bool:
+    def _shown_key(self, headers: dict[bytes, str]) -> str | None:
         scheme, _, shown = headers.get(b"authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and self._keys.matches(shown.strip())
+        return self._keys.name_of(shown.strip()) if scheme.lower() == "bearer" else None
 
-    def _has_session(self, headers: dict[bytes, str]) -> bool:
+    def _session_key(self, headers: dict[bytes, str]) -> str | None:
         try:
             cookie = SimpleCookie(headers.get(b"cookie", "")).get(COOKIE)
         except CookieError:
-            return False
-        return cookie is not None and self._keys.session_holds(cookie.value, time.time())
+            return None
+        return None if cookie is None else self._keys.session_name(cookie.value, time.time())
 
-    async def _refuse(self, send: Send, headers: dict[bytes, str]) -> None:
-        if headers.get(b"authorization"):
+    async def _refuse(self, send: Send, shown: str) -> None:
+        if shown:
             message = "Incorrect API key provided."
         else:
             message = "You didn't provide an API key. Send it in the header: Authorization: Bearer YOUR_KEY."
-        error = {"message": message, "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
-        await _answer_json(send, 401, {"error": error}, [(b"www-authenticate", b"Bearer")])
+        challenge = [(b"www-authenticate", b"Bearer")]
+        await answer_error(send, 401, message, kind="invalid_request_error", code="invalid_api_key", headers=challenge)
 
     async def _login(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, str]) -> None:
-        """GET: the form. POST: the key as `password` (any user name) -> a session cookie.
+        """GET: the form. POST: a key as `password` (any user name) -> a session cookie.
 
         A browser is then sent to the page; any other client, such as gradio_client, gets 200.
         """
         browser = "text/html" in headers.get(b"accept", "")
         if scope["method"] in ("GET", "HEAD"):
-            await _answer(send, 200, _sign_in_page(""), [(b"content-type", b"text/html; charset=utf-8")])
+            await answer(send, 200, _sign_in_page(""), [(b"content-type", b"text/html; charset=utf-8")])
             return
         if scope["method"] != "POST":
-            await _answer(send, 405, b"", [(b"allow", b"GET, HEAD, POST")])
+            await answer(send, 405, b"", [(b"allow", b"GET, HEAD, POST")])
             return
         form = await _form(receive)
         shown = form.get("password", [""])[0] if form is not None else ""
-        if self._keys.matches(shown):
-            cookie = _cookie(self._keys.new_session(time.time()), SESSION_SECONDS, secure=_is_https(scope, headers))
+        name = scope[KEY_NAME] = self._keys.name_of(shown)
+        if name is not None:
+            session = self._keys.new_session(name, time.time())
+            cookie = _cookie(session, SESSION_SECONDS, secure=_is_https(scope, headers))
             if browser:
-                await _answer(send, 303, b"", [(b"location", b"./"), (b"set-cookie", cookie)])
+                await answer(send, 303, b"", [(b"location", b"./"), (b"set-cookie", cookie)])
             else:
-                await _answer_json(send, 200, {"success": True}, [(b"set-cookie", cookie)])
+                await answer_json(send, 200, {"success": True}, [(b"set-cookie", cookie)])
         elif browser:
             page = _sign_in_page("That is not the key of this server.")
-            await _answer(send, 401, page, [(b"content-type", b"text/html; charset=utf-8")])
+            await answer(send, 401, page, [(b"content-type", b"text/html; charset=utf-8")])
         else:
-            await self._refuse(send, {b"authorization": shown})
+            await self._refuse(send, shown)
 
 
 async def _form(receive: Receive) -> dict[str, list[str]] | None:
@@ -167,17 +183,6 @@ def _is_https(scope: Scope, headers: dict[bytes, str]) -> bool:
 def _cookie(value: str, seconds: int, *, secure: bool) -> bytes:
     attributes = f"{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax"
     return (attributes + ("; Secure" if secure else "")).encode()
-
-
-async def _answer_json(send: Send, status: int, document: object, headers: list[tuple[bytes, bytes]]) -> None:
-    body = json.dumps(document).encode()
-    await _answer(send, status, body, [(b"content-type", b"application/json"), *headers])
-
-
-async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-    common = [(b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
-    await send({"type": "http.response.start", "status": status, "headers": [*common, *headers]})
-    await send({"type": "http.response.body", "body": body})
 
 
 _PAGE = """<!doctype html>

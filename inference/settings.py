@@ -5,7 +5,10 @@ on, the key and the limits; it does not know whether a model folder is any good:
 
 | variable | default | meaning |
 |---|---|---|
-| INFERENCE_API_KEY | none: needed | who shows it may call |
+| INFERENCE_API_KEY | none: needed | who shows it may call; its name in the log is `default` |
+| INFERENCE_API_KEYS | none | more keys: name=key, separated by commas or line ends |
+| INFERENCE_KEY_CONCURRENT | 0: no limit | requests of one key at once; `4, ci=16` gives `ci` its own |
+| INFERENCE_KEY_REQUESTS_PER_MINUTE | 0: no limit | requests of one key in a minute, in the same form |
 | INFERENCE_RELEASE_FOLDER | set by start.sh | the release; its release.json names the model's folders |
 | INFERENCE_SHARE | the release's share | the folder that the names in release.json start from |
 | MODEL_BASE, MODEL_ADAPTERS | none | instead of a release: a folder; name=folder,name=folder |
@@ -16,6 +19,8 @@ on, the key and the limits; it does not know whether a model folder is any good:
 | INFERENCE_MAX_CONCURRENT | 16 | requests computed at once; fewer when memory is short |
 | INFERENCE_MAX_QUEUE | 64 | requests that may wait; more get 429 |
 | INFERENCE_MAX_BODY_BYTES | 2097152 | the largest request body |
+| INFERENCE_BODY_SECONDS | 30 | how long a request may take to arrive |
+| INFERENCE_REQUEST_SECONDS | 600 | how long an answer may take, waiting included |
 | INFERENCE_DEVICE | auto | auto, cpu, cuda |
 | INFERENCE_DTYPE | auto | auto, float32, bfloat16, float16 |
 | INFERENCE_KEEP_ALIVE_SECONDS | 15 | a comment in a stream that is silent for so long |
@@ -27,11 +32,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from difflib import get_close_matches
 from pathlib import Path
+
+DEFAULT_KEY = "default"
+"""The name of the key that every endpoint has."""
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -68,6 +77,17 @@ class AdapterFolder:
 
 
 @dataclass(frozen=True)
+class PerKey:
+    """A number for each key's name; 0: no limit."""
+
+    default: int = 0
+    named: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, name: str) -> int:
+        return self.named.get(name, self.default)
+
+
+@dataclass(frozen=True)
 class Limits:
     """What one replica takes on. Tokens are the model's own; a queue entry is a request that waits for a free slot."""
 
@@ -77,6 +97,10 @@ class Limits:
     max_concurrent: int = 16
     max_queue: int = 64
     max_body_bytes: int = 2 * 1024 * 1024
+    body_seconds: float = 30.0
+    request_seconds: float = 600.0
+    key_concurrent: PerKey = PerKey()
+    key_requests_per_minute: PerKey = PerKey()
 
 
 @dataclass(frozen=True)
@@ -85,7 +109,8 @@ class Settings:
 
     host: str
     port: int
-    api_key: str
+    api_keys: Mapping[str, str]
+    """Name -> key; `default` is INFERENCE_API_KEY."""
     release: str
     created: int
     """Unix time in seconds of the release (0 when it is not known)."""
@@ -117,8 +142,8 @@ class Settings:
         return "default" if "default" in self.model_names else self.model_names[0]
 
     def __repr__(self) -> str:
-        """Everything but the key: a settings object may end up in a log."""
-        shown = (f"{field.name}={getattr(self, field.name)!r}" for field in fields(self) if field.name != "api_key")
+        """Everything but the keys: a settings object may end up in a log."""
+        shown = (f"{each.name}={getattr(self, each.name)!r}" for each in fields(self) if each.name != "api_keys")
         return f"Settings({', '.join(shown)})"
 
 
@@ -131,7 +156,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     limits = Limits()
     host = reader.text("HOST", "0.0.0.0")  # noqa: S104 - a container is reached from outside; loopback is told by HOST
     port = reader.integer("PORT", 8000, minimum=1, maximum=65535)
-    api_key = reader.api_key()
+    api_keys = reader.api_keys()
     model = reader.model()
     limits = Limits(
         max_prompt_tokens=reader.integer("INFERENCE_MAX_PROMPT_TOKENS", limits.max_prompt_tokens, minimum=1),
@@ -140,6 +165,12 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         max_concurrent=reader.integer("INFERENCE_MAX_CONCURRENT", limits.max_concurrent, minimum=1, maximum=1024),
         max_queue=reader.integer("INFERENCE_MAX_QUEUE", limits.max_queue, minimum=0),
         max_body_bytes=reader.integer("INFERENCE_MAX_BODY_BYTES", limits.max_body_bytes, minimum=1024),
+        body_seconds=reader.number("INFERENCE_BODY_SECONDS", limits.body_seconds, minimum=0.1, maximum=3600.0),
+        request_seconds=reader.number(
+            "INFERENCE_REQUEST_SECONDS", limits.request_seconds, minimum=0.1, maximum=86400.0
+        ),
+        key_concurrent=reader.per_key("INFERENCE_KEY_CONCURRENT", api_keys),
+        key_requests_per_minute=reader.per_key("INFERENCE_KEY_REQUESTS_PER_MINUTE", api_keys),
     )
     if limits.default_new_tokens > limits.max_new_tokens:
         reader.problem(
@@ -158,7 +189,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     return Settings(
         host=host,
         port=port,
-        api_key=api_key,
+        api_keys=api_keys,
         release=model.release,
         created=model.created,
         base=model.base,
@@ -228,8 +259,8 @@ class _Reader:
             self.problem(name, value, f"is not one of {', '.join(choices)}", "Give one of them, or unset it")
         return value
 
-    def api_key(self) -> str:
-        """The one secret. Its value is never shown, so a problem with it carries an empty value."""
+    def api_keys(self) -> dict[str, str]:
+        """The secrets by name. Their values are never shown, so a problem with one carries an empty value."""
         key = self.text("INFERENCE_API_KEY")
         if not key:
             self.problem(
@@ -238,14 +269,58 @@ class _Reader:
                 "is not set, and a server without a key would answer anybody",
                 "Set it to a long random value (the container app's secret `api-key`)",
             )
-        elif len(key) < 8 or not key.isascii() or not key.isprintable():
-            self.problem(
-                "INFERENCE_API_KEY",
-                "",
-                "is shorter than 8 characters, or has characters that an HTTP header cannot carry",
-                "Set it to a long random value of letters, digits and punctuation",
-            )
-        return key
+        elif not _is_key(key):
+            self._bad_key("INFERENCE_API_KEY", "")
+        keys = {DEFAULT_KEY: key}
+        entries = (entry.strip() for entry in re.split(r"[,\n]", self.text("INFERENCE_API_KEYS")))
+        for number, entry in enumerate((entry for entry in entries if entry), start=1):
+            name, equals, key = (part.strip() for part in entry.partition("="))
+            # What stands before "=" may be a key whose name was forgotten, so an entry is told by its number.
+            which = f"entry {number} "
+            if not equals or not _KEY_NAME.fullmatch(name):
+                self.problem(
+                    "INFERENCE_API_KEYS",
+                    "",
+                    which + "is not name=key with a name of up to 64 letters, digits, dots, hyphens and underscores",
+                    "Write name=key,name=key",
+                )
+            elif not _is_key(key):
+                self._bad_key("INFERENCE_API_KEYS", which)
+            elif name in keys:
+                message = which + f"gives the name {name} twice"
+                self.problem("INFERENCE_API_KEYS", "", message, f"Give each key its own; {DEFAULT_KEY} is taken")
+            elif key in keys.values():
+                message = which + "repeats another name's key, so the log could not tell them apart"
+                self.problem("INFERENCE_API_KEYS", "", message, "Give each name its own key")
+            else:
+                keys[name] = key
+        return keys
+
+    def _bad_key(self, variable: str, which: str) -> None:
+        self.problem(
+            variable,
+            "",
+            which + "is shorter than 8 characters, or has characters that an HTTP header cannot carry",
+            "Set it to a long random value of letters, digits and punctuation",
+        )
+
+    def per_key(self, name: str, keys: Mapping[str, str]) -> PerKey:
+        """A number for every key, and others for some of them by name: `4, ci=16`."""
+        default, named = 0, {}
+        for entry in (part.strip() for part in self.text(name).split(",")):
+            key, equals, number = (part.strip() for part in entry.rpartition("="))
+            if not entry:
+                continue
+            if not number.isascii() or not number.isdigit() or len(number) > 9:
+                self.problem(name, entry, "is not a whole number from 0 to 999999999", "Write 4, or 4, ci=16")
+            elif equals and key not in keys:
+                there = ", ".join(keys)
+                self.problem(name, entry, f"names a key that is not there; there are: {there}", "Give one of them")
+            elif equals:
+                named[key] = int(number)
+            else:
+                default = int(number)
+        return PerKey(default, named)
 
     def unknown_variables(self) -> tuple[str, ...]:
         """Variables of this server's prefix that it does not read: most likely a misspelling."""
@@ -343,6 +418,13 @@ class _Reader:
             base=root / str(base),
             adapters=tuple(AdapterFolder(name, root / value) for name, value in adapters.items()),
         )
+
+
+_KEY_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def _is_key(text: str) -> bool:
+    return len(text) >= 8 and text.isascii() and text.isprintable()
 
 
 def _inside(path: str) -> bool:

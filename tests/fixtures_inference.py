@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 INFERENCE = Path(__file__).parent.parent / "inference"
 KEY = "a-key-for-the-tests"
 BEARER = {"Authorization": f"Bearer {KEY}"}
+MORE_KEYS = {name: f"the-key-of-{name}" for name in ("ci", "metered", "single")}
+"""Other keys of the shared server: `metered` may send three requests per minute, `single` one at a time."""
+BODY_SECONDS = 3
+"""How long a request to the shared server may take to arrive."""
 WORDS = "the quick brown fox jumps over a lazy dog while naïve café owners count 1 2 3 € 日本 🙂 user system assistant"
 
 CHAT_TEMPLATE = (
@@ -272,6 +276,10 @@ def server(request: pytest.FixtureRequest, tiny_model: TinyModel, tmp_path_facto
             del environment[name]
         environment["INFERENCE_RELEASE_FOLDER"] = str(write_release(tiny_model.share, folder))
         environment["INFERENCE_SHARE"] = str(tiny_model.share)
+        environment["INFERENCE_API_KEYS"] = "\n".join(f"{name}={key}" for name, key in MORE_KEYS.items())
+        environment["INFERENCE_KEY_REQUESTS_PER_MINUTE"] = "metered=3"
+        environment["INFERENCE_KEY_CONCURRENT"] = "single=1"
+        environment["INFERENCE_BODY_SECONDS"] = str(BODY_SECONDS)
         started = start_server(folder, environment)
         request.config.add_cleanup(started.end)
         started.wait_until("ready")

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from auth import COOKIE, SESSION_SECONDS, Gate, Keys
 
-from tests.fixtures_inference import BEARER, KEY, Server, server, tiny_model
+from tests.fixtures_inference import BEARER, KEY, MORE_KEYS, Server, server, tiny_model
 
 __all__ = ["server", "tiny_model"]
 
@@ -150,7 +150,7 @@ def test_a_form_that_is_none(server: Server, body: bytes) -> None:
 def test_cookies_that_were_not_given_by_this_server(page: Server) -> None:
     real = sign_in(page).cookies[COOKIE]
     until, random, signature = real.split(".")
-    foreign = Keys("another key").new_session(time.time())
+    foreign = Keys({"default": "another key"}).new_session("default", time.time())
     forged = [
         f"{int(until) + 1}.{random}.{signature}",
         f"{until}.{random}.{'0' * 64}",
@@ -169,11 +169,28 @@ def test_cookies_that_were_not_given_by_this_server(page: Server) -> None:
 
 
 def test_a_session_ends() -> None:
-    keys = Keys(KEY)
-    session = keys.new_session(1_000_000.0)
-    assert keys.session_holds(session, 1_000_000.0 + SESSION_SECONDS - 1)
-    assert not keys.session_holds(session, 1_000_000.0 + SESSION_SECONDS + 1)
-    assert Keys(KEY).session_holds(session, 1_000_001.0), "a replica that has just started knows it"
+    keys = Keys({"default": KEY, **MORE_KEYS})
+    session = keys.new_session("ci", 1_000_000.0)
+    assert keys.session_name(session, 1_000_000.0 + SESSION_SECONDS - 1) == "ci"
+    assert keys.session_name(session, 1_000_000.0 + SESSION_SECONDS + 1) is None
+    again = Keys({"default": KEY, "ci": MORE_KEYS["ci"]})
+    assert again.session_name(session, 1_000_001.0) == "ci", "a replica that has just started knows it"
+    assert Keys({"default": KEY}).session_name(session, 1_000_001.0) is None, "its key was taken away"
+
+
+def test_every_key_opens_the_api_and_the_page(page: Server) -> None:
+    for key in MORE_KEYS.values():
+        assert page.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+        cookies = {COOKIE: sign_in(page, key).cookies[COOKIE]}
+        assert page.get("/config", cookies=cookies).status_code == 200
+    assert page.get("/v1/models", headers={"authorization": "Bearer ci"}).status_code == 401, "a name is no key"
+
+
+def test_keys_by_name() -> None:
+    keys = Keys({"first": KEY, "second": "another-key", "third": "a-third-key"})
+    assert [keys.name_of(shown) for shown in (KEY, "another-key", "a-third-key")] == ["first", "second", "third"]
+    for shown in ("", KEY[:-1], KEY + "x", "first", "\ud800"):
+        assert keys.name_of(shown) is None
 
 
 async def test_a_websocket_without_the_key_is_closed() -> None:
@@ -189,7 +206,7 @@ async def test_a_websocket_without_the_key_is_closed() -> None:
     async def receive() -> Any:
         return {"type": "websocket.connect"}
 
-    gate = Gate(application, KEY)
+    gate = Gate(application, {"default": KEY})
     await gate({"type": "websocket", "path": "/queue", "headers": []}, receive, send)
     assert sent == [{"type": "websocket.close", "code": 1008}]
     bearer = [(b"authorization", f"Bearer {KEY}".encode())]

@@ -28,7 +28,7 @@ def release(share: Path, document: object) -> dict[str, str]:
 
 def test_defaults_of_a_server_run_by_hand() -> None:
     settings = read_settings(BY_HAND)
-    assert (settings.host, settings.port, settings.api_key) == ("0.0.0.0", 8000, KEY)
+    assert (settings.host, settings.port, settings.api_keys) == ("0.0.0.0", 8000, {"default": KEY})
     assert (settings.release, settings.base, settings.adapters) == ("by-hand", Path("/models/base"), ())
     assert settings.limits == Limits()
     assert (settings.device, settings.dtype) == ("auto", "auto")
