@@ -23,6 +23,8 @@ import click
 if TYPE_CHECKING:
     from scripts.cloud import Role
     from scripts.errors import InferopsError
+    from scripts.garbage import Garbage
+    from scripts.rollout import Deployed
     from scripts.session import Session
 
 THERE_ARE_CHANGES = 3
@@ -189,21 +191,47 @@ def provision(context: click.Context, environment: str, as_json: bool) -> None:
 @_environment
 @_json
 @_config
+@click.option("--dry-run", is_flag=True, help="Only show what would be sent; write nothing.")
 @click.pass_context
-def deploy(context: click.Context, environment: str, as_json: bool, config: Path | None) -> None:
+def deploy(context: click.Context, environment: str, as_json: bool, config: Path | None, dry_run: bool) -> None:
     """Make a release of the code and the models, switch to it, prove it, publish the endpoint.
 
     A release that does not serve, or does not answer as it must, is taken back: exit code 4.
     """
-    from scripts import rollout
-    from scripts.publish import config_of
+    from scripts import report, rollout
 
     with _session(context, environment, config=config) as session:
-        done = rollout.deploy(session)
+        if not dry_run:
+            _print_deployed(as_json, rollout.deploy(session), "Nothing to deploy")
+            return
+        planned = rollout.planned(session)
+    _print(as_json, lambda: report.difference_json(planned), lambda: report.difference_text(planned))
+
+
+@inferops.command()
+@_environment
+@click.argument("release", required=False, callback=_utf8)
+@_json
+@_config
+@click.pass_context
+def rollback(context: click.Context, environment: str, release: str | None, as_json: bool, config: Path | None) -> None:
+    """Put an earlier RELEASE into use again: switch, restart, prove, publish. Nothing is uploaded.
+
+    RELEASE is an id of the history or the beginning of one; without it, the last one that was proven before. One that
+    does not answer as it must is taken back, and what was in use stays: exit code 4.
+    """
+    from scripts import rollout
+
+    with _session(context, environment, config=config) as session:
+        _print_deployed(as_json, rollout.rollback(session, release), "Nothing to roll back")
+
+
+def _print_deployed(as_json: bool, done: Deployed, unchanged: str) -> None:
+    from scripts.publish import config_of
 
     def text() -> str:
         if not done.changed:
-            return f"Nothing to deploy: release {done.release.id} is in use and answers."
+            return f"{unchanged}: release {done.release.id} is in use and answers."
         replaced = f" It replaced {done.previous}." if done.previous else ""
         seconds = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in done.timings_seconds.items())
         return f"Release {done.release.id} serves at {done.outputs.aca_app_endpoint}.{replaced}\n({seconds})"
@@ -220,6 +248,106 @@ def deploy(context: click.Context, environment: str, as_json: bool, config: Path
         }
 
     _print(as_json, document, text)
+
+
+@inferops.command()
+@_environment
+@_json
+@_config
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Runs that are shown.")
+@click.pass_context
+def history(context: click.Context, environment: str, as_json: bool, config: Path | None, limit: int) -> None:
+    """Show who put which release into use, when, and whether it passed its proof; `*` is the one in use."""
+    from scripts import history as histories
+    from scripts import report
+
+    with _session(context, environment, config=config) as session:
+        past = histories.of(session.share)
+        session.job.add_summary(report.block(report.history_text(past, limit)))
+    _print(as_json, lambda: report.history_json(past), lambda: report.history_text(past, limit))
+
+
+@inferops.command()
+@_environment
+@_json
+@_config
+@click.option("--exit-code", is_flag=True, help="Exit 3 when there are changes.")
+@click.pass_context
+def diff(context: click.Context, environment: str, as_json: bool, config: Path | None, exit_code: bool) -> None:
+    """Show what this checkout changes against the release in use, file by file."""
+    from scripts import report, verbs
+
+    with _session(context, environment, config=config) as session:
+        found = verbs.difference(session)
+        session.job.add_summary(report.block(report.difference_text(found)))
+    _print(as_json, lambda: report.difference_json(found), lambda: report.difference_text(found))
+    if exit_code and not found.is_empty:
+        context.exit(THERE_ARE_CHANGES)
+
+
+@inferops.command()
+@_environment
+@_json
+@_config
+@click.option("--keep", type=click.IntRange(min=0), default=5, show_default=True, help="Releases kept to go back to.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@click.option("--yes", is_flag=True, help="Do not ask, where there is a terminal to ask at.")
+@click.pass_context
+def gc(
+    context: click.Context, environment: str, as_json: bool, config: Path | None, keep: int, dry_run: bool, yes: bool
+) -> None:
+    """Remove releases and adapters that nobody needs, after showing them.
+
+    The release in use, the one that it would fall back to, and --keep others that were proven before stay, each with
+    its adapters. What fine-tuning wrote is never touched.
+    """
+    from scripts import garbage, report, verbs
+
+    def agreed(found: Garbage) -> bool:
+        click.echo(report.garbage_text(found), err=True)
+        return yes or not sys.stdin.isatty() or click.confirm("Remove them?", err=True)
+
+    with _session(context, environment, config=config) as session:
+        found = (
+            garbage.find(session.share, keep=keep)
+            if dry_run
+            else verbs.collect_garbage(session, keep=keep, agreed=agreed)
+        )
+        session.job.add_summary(report.block(report.garbage_text(found)))
+    _print(
+        as_json,
+        lambda: {"removed": not dry_run and bool(found.items), **report.garbage_json(found)},
+        lambda: report.garbage_text(found) if dry_run else f"Removed {report.garbage_counts(found)}.",
+    )
+
+
+@inferops.command()
+@_environment
+@click.argument("release", callback=_utf8)
+@click.argument("folder", type=click.Path(path_type=Path))
+@_json
+@_config
+@click.option("--adapters", "with_adapters", is_flag=True, help="Also the adapters that were uploaded with it.")
+@click.pass_context
+def pull(
+    context: click.Context,
+    environment: str,
+    release: str,
+    folder: Path,
+    as_json: bool,
+    config: Path | None,
+    with_adapters: bool,
+) -> None:
+    """Bring a RELEASE of the share (an id, its beginning, or `current`) into an empty FOLDER, checked by its hashes."""
+    from scripts import verbs
+
+    with _session(context, environment, config=config) as session:
+        found, files = verbs.pull_release(session, release, folder, with_adapters=with_adapters)
+    _print(
+        as_json,
+        lambda: {"release": found.to_json(), "folder": str(folder), "files": files},
+        lambda: f"Release {found.id} is in {folder}: {files} files, and release.json.",
+    )
 
 
 @inferops.command()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
+from scripts import release as releases
 from scripts import share as share_module
 from scripts.errors import CloudError, InferopsError, Locked
 from scripts.lock import Lock
@@ -72,6 +73,20 @@ class Entry:
         return dataclasses.asdict(self)
 
 
+@dataclass(frozen=True)
+class History:
+    """What was done to a share, and what is left of it.
+
+    runs are those that are remembered, oldest first; unrecorded are releases on the share that no run tells of (made
+    before there was a history, or forgotten); on_share the ids of all releases that the share has.
+    """
+
+    current: Current | None
+    runs: tuple[Entry, ...]
+    unrecorded: tuple[Release, ...]
+    on_share: frozenset[str]
+
+
 @dataclass
 class Run:
     """A run under way. detail may be set before it ends."""
@@ -84,6 +99,16 @@ def begun(verb: Verb, who: Who, release: Release | None = None, *, previous: str
     if release is None:
         return Entry(verb, who, _now())
     return Entry(verb, who, _now(), release.id, release.commit, release.base, dict(release.adapters), previous)
+
+
+def of(share: ShareClient) -> History:
+    """Everything that a person may want to see of the past (three requests, and one for each unrecorded release)."""
+    current = releases.read_current(share)
+    runs = read(share, current)
+    ids = releases.list_ids(share)
+    recorded = {run.release for run in runs}
+    unrecorded = releases.read_releases(share, [name for name in ids if name not in recorded])
+    return History(current, runs, unrecorded, frozenset(ids))
 
 
 def read(share: ShareClient, current: Current | None) -> tuple[Entry, ...]:

@@ -1,4 +1,4 @@
-"""Plan, SyncPlan, Proof -> text for a terminal, Markdown for a summary, JSON values for a machine.
+"""What the verbs give (Plan, Difference, History, Garbage, Proof) -> text, Markdown for a summary, JSON values.
 
 Pure: gets values and gives text; prints nothing, asks nothing. Secrets do not reach it: a Plan hides them.
 """
@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from scripts.diff import Difference, Part
+from scripts.garbage import Garbage
+from scripts.history import History
 from scripts.plan import Change, Delta, Kind, Plan
 from scripts.proof import Proof
 from scripts.share import FileEntry, SyncPlan
@@ -96,6 +100,117 @@ def sync_json(sync: SyncPlan) -> dict[str, Any]:
     }
 
 
+def difference_text(difference: Difference) -> str:
+    """What a deploy of this checkout changes: the counts, then a line for each file, with its text if it is short."""
+    lines = [difference_counts(difference)]
+    for part in difference.parts:
+        lines += ["", _part_head(part)]
+        if part.plan is None:
+            continue
+        for sign, entry in _signed_entries(part.plan):
+            lines.append(f"{sign} {entry.path} ({size(entry.bytes)})")
+            lines += [f"    {line}" for line in difference.texts.get(f"{part.plan.folder}/{entry.path}", ())]
+    return "\n".join(lines)
+
+
+def difference_json(difference: Difference) -> dict[str, Any]:
+    return {
+        "release": difference.release.id,
+        "current": difference.current,
+        "changed": not difference.is_empty,
+        "bytes_to_send": difference.bytes_to_send,
+        "parts": [
+            {
+                "name": part.name,
+                "before": part.before,
+                "after": part.after,
+                "is_there": part.is_there,
+                "files": None if part.plan is None else sync_json(part.plan),
+            }
+            for part in difference.parts
+        ],
+        "texts": {path: list(lines) for path, lines in difference.texts.items()},
+    }
+
+
+def difference_counts(difference: Difference) -> str:
+    """One line: the release, and how much it changes."""
+    release = difference.release.id
+    if difference.is_empty:
+        return f"No changes: release {release} is in use."
+    against = f"against {difference.current}" if difference.current else "the first one"
+    sends = [part.plan for part in difference.parts if part.plan is not None and not part.is_there]
+    counts = {
+        name: sum(len(getattr(plan, name)) for plan in sends) for name in ("added", "changed", "removed", "unchanged")
+    }
+    shown = ", ".join(f"{count} {name}" for name, count in counts.items())
+    sent = f"{shown}; {size(difference.bytes_to_send)} to send" if sends else "everything is on the share already"
+    return f"Release {release} ({against}): {sent}."
+
+
+def history_text(past: History, limit: int) -> str:
+    """A line for each run, newest first, `*` at the one that put the release in use into use; then older releases."""
+    current = past.current.release if past.current else None
+    rows = [("", "RELEASE", "WHEN", "VERB", "BY", "COMMIT", "OUTCOME", "ADAPTERS")]
+    marked = False
+    for run in reversed(past.runs[-limit:]):
+        is_current = not marked and run.release is not None and run.release == current and run.outcome == "proven"
+        marked = marked or is_current
+        release = run.release or ""
+        if run.release is not None and run.release not in past.on_share:
+            release += " (removed)"
+        outcome = run.outcome or "under way, or cut off"
+        shown = ", ".join(run.adapters) or run.detail
+        commit = _short_commit(run.commit) if run.release else ""
+        rows.append(("*" if is_current else "", release, run.begun, run.verb, run.who.name, commit, outcome, shown))
+    for old in past.unrecorded:
+        mark = "*" if old.id == current else ""
+        rows.append(
+            (mark, old.id, old.time, "", "", _short_commit(old.commit), "not recorded", ", ".join(old.adapters))
+        )
+    if len(rows) == 1:
+        return "The share has no release yet."
+    return _table(rows)
+
+
+def history_json(past: History) -> dict[str, Any]:
+    """Every run, newest first."""
+    return {
+        "current": None if past.current is None else vars(past.current),
+        "runs": [run.to_json() | {"on_share": run.release in past.on_share} for run in reversed(past.runs)],
+        "unrecorded": [
+            {"release": old.id, "commit": old.commit, "time": old.time, "adapters": dict(old.adapters)}
+            for old in past.unrecorded
+        ],
+    }
+
+
+def garbage_text(found: Garbage) -> str:
+    """A line for each folder that goes, and the counts last."""
+    lines = [f"- {item.folder} ({_counted(len(item.files), 'file')}, {size(item.bytes)})" for item in found.items]
+    kept = f"Kept: {', '.join(found.kept) or 'no release'}."
+    return "\n".join([*lines, f"{garbage_counts(found)}. {kept}"])
+
+
+def garbage_json(found: Garbage) -> dict[str, Any]:
+    return {
+        "items": [
+            {"kind": item.kind, "folder": item.folder, "files": len(item.files), "bytes": item.bytes}
+            for item in found.items
+        ],
+        "bytes": found.bytes,
+        "kept": list(found.kept),
+    }
+
+
+def garbage_counts(found: Garbage) -> str:
+    """How many of what, and how much: `2 releases, 1 adapter, 3.1 MB`."""
+    kinds = {"release": "release", "adapter": "adapter", "rest": "rest of a run that was cut off"}
+    counts = {noun: sum(item.kind == kind for item in found.items) for kind, noun in kinds.items()}
+    shown = [_counted(count, noun) for noun, count in counts.items() if count]
+    return ", ".join([*shown, size(found.bytes)]) if shown else "nothing"
+
+
 def proof_markdown(proof: Proof) -> str:
     """The outcome, and a row for each check."""
     rows = [
@@ -103,6 +218,11 @@ def proof_markdown(proof: Proof) -> str:
         for check in proof.checks
     ]
     return "\n".join([_proof_outcome(proof), "", "| | Check | Found | Seconds |", "|-|-|-|-:|", *rows]) + "\n"
+
+
+def block(text: str) -> str:
+    """Text in Markdown as it stands, columns and all."""
+    return _fenced(text, "") + "\n"
 
 
 def size(count: int) -> str:
@@ -155,6 +275,29 @@ def _sync_counts(sync: SyncPlan) -> str:
     )
 
 
+def _part_head(part: Part) -> str:
+    if part.plan is not None:
+        counts = _sync_counts(part.plan) if not part.is_there else f"{part.after} is on the share already."
+        return f"{part.name}: {counts}"
+    return f"{part.name}: {part.before or 'none'} -> {part.after or 'none'}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their longest cell, the last one as it comes."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _short_commit(commit: str | None) -> str:
+    """As Git shortens it, with the mark of a tree that was not committed."""
+    if commit is None:
+        return "not known"
+    head, _, dirty = commit.partition("-")
+    return head[:9] + ("-dirty" if dirty else "")
+
+
 def _signed_entries(sync: SyncPlan) -> list[tuple[str, FileEntry]]:
     signed = [("+", sync.added), ("~", sync.changed), ("-", sync.removed)]
     return [(sign, entry) for sign, entries in signed for entry in entries]
@@ -168,7 +311,10 @@ def _proof_outcome(proof: Proof) -> str:
 
 
 def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    if count == 1:
+        return f"{count} {noun}"
+    first, space, rest = noun.partition(" ")
+    return f"{count} {first}s{space}{rest}"
 
 
 def _differences(count: int) -> str:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts import history, proof, publish, release, replica, report
+from scripts import diff, history, proof, publish, release, replica, report
 from scripts.deployment import Outputs
+from scripts.diff import Difference
 from scripts.endpoint import Readiness
 from scripts.errors import InferopsError, NotFound, NotReady, ProofFailed
 from scripts.lock import Lock
@@ -73,6 +74,7 @@ def deploy(session: Session) -> Deployed:
     if _is_in_use(session, target, found):
         return _proven_again(session, target, timings)
     release.check_folders(share, target, package.uploaded_folders, described_in=_described_in(session))
+    session.say(report.difference_counts(diff.against_current(share, package)))
     with locked(session) as lock:
         before = release.read_current(share)
         if before != found and _is_in_use(session, target, before):
@@ -83,6 +85,13 @@ def deploy(session: Session) -> Deployed:
                 _upload(session, package, lock)
             shown = _switch(session, target, previous, lock, timings)
     return _published(session, target, previous if previous != target.id else None, True, shown, timings)
+
+
+def planned(session: Session) -> Difference:
+    """What deploy would bring onto the share. Writes nothing."""
+    package = packed(session, Timings())
+    release.check_folders(session.share, package.release, package.uploaded_folders, described_in=_described_in(session))
+    return diff.against_current(session.share, package)
 
 
 def rollback(session: Session, name: str | None = None) -> Deployed:

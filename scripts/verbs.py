@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts import deployment, plan, publish, release, replica, rollout
+from scripts import deployment, diff, garbage, history, plan, publish, pull, release, replica, report, rollout
 from scripts.deployment import Operation, Outputs, Request
+from scripts.diff import Difference
 from scripts.endpoint import Answer, Readiness
 from scripts.errors import BadInput, NotFound, Problem
+from scripts.garbage import Garbage
 from scripts.parameters import value_message
 from scripts.plan import Plan
+from scripts.release import Release
 from scripts.session import KEY_PARAMETER, KEY_VARIABLE, Session
+from scripts.share import Progress
 
 PREVIEW_KEY = "the key is not needed for a preview"
 
@@ -74,6 +78,45 @@ def restart(session: Session) -> Readiness:
 def chat(session: Session, question: str, on_text: Callable[[str], None], **options: Any) -> Answer:
     """Ask the endpoint; on_text gets the answer as it comes. Options: model, max_tokens, temperature."""
     return session.endpoint.stream_chat(question, on_text, **options)
+
+
+def difference(session: Session) -> Difference:
+    """What this checkout changes against the release in use, with the texts of short files."""
+    package = rollout.packed(session, rollout.Timings())
+    return diff.against_current(session.share, package, with_texts=True)
+
+
+def collect_garbage(session: Session, *, keep: int, agreed: Callable[[Garbage], bool]) -> Garbage:
+    """Remove releases and adapters that nobody needs, if `agreed` says so of what was found; returns what was removed.
+
+    agreed is asked before the lock is taken, since a person may take long to answer: what somebody has come to need
+    meanwhile stays.
+    """
+    share = session.share
+    found = garbage.find(share, keep=keep)
+    if not found.items or not agreed(found):
+        return Garbage((), found.kept)
+    shown = {item.folder for item in found.items}
+    with rollout.locked(session) as lock:
+        now = garbage.find(share, keep=keep)
+        items = tuple(item for item in now.items if item.folder in shown)
+        current = release.read_current(share)
+        with history.recorded(share, lock, history.begun("gc", session.who), current, say=session.say) as run:
+            garbage.remove(share, lock, items, progress=lambda item: session.progress(f"removed {item.folder}"))
+            removed = Garbage(items, now.kept)
+            run.detail = report.garbage_counts(removed)
+    return removed
+
+
+def pull_release(session: Session, name: str, folder: Path, *, with_adapters: bool) -> tuple[Release, int]:
+    """Bring a release of the share into a local folder; returns it and how many files it is."""
+    pull.check_empty(folder)
+    found = release.find(session.share, name)
+
+    def progress(done: Progress) -> None:
+        session.progress(f"{done.files_done} of {done.files_total} files, {report.size(done.bytes_done)}")
+
+    return found, len(pull.pull(session.share, found, folder, with_adapters=with_adapters, progress=progress))
 
 
 def publish_again(session: Session) -> tuple[Outputs, tuple[Path, Path]]:

@@ -14,7 +14,8 @@ import pytest
 from tests.conftest import checkout
 
 COMMAND = Path(sys.executable).parent / "inferops"
-VERBS = ["what-if", "provision", "deploy", "restart", "status", "chat", "logs", "publish", "environments"]
+VERBS = ["what-if", "provision", "deploy", "rollback", "history", "diff", "gc", "pull"]
+VERBS += ["restart", "status", "chat", "logs", "publish", "environments"]
 
 
 def run(root: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

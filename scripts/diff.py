@@ -1,0 +1,151 @@
+"""What a deploy of this checkout would change against the release in use, file by file. Reads only.
+
+A Difference is a value: `deploy --dry-run` and `diff` show the same one. Knows no container app.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts import release as releases
+from scripts import share as share_module
+from scripts.release import ADAPTERS, RELEASES, Package, Release
+from scripts.share import FileEntry, LocalFile, SyncPlan
+
+if TYPE_CHECKING:
+    from scripts.cloud import ShareClient
+
+LONGEST_TEXT_BYTES = 64 * 1024
+"""A longer file is no text to be read as a difference."""
+
+LONGEST_DIFF_LINES = 100
+"""A longer difference is told as the numbers of lines that come and go."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The code, the base model or one adapter, where it changes.
+
+    before and after are folders on the share, None where there is none. plan has the files that come from this
+    machine; None for a folder that is the share's own. is_there: the share has the folder `after` already.
+    """
+
+    name: str
+    before: str | None
+    after: str | None
+    plan: SyncPlan | None
+    is_there: bool
+
+    @property
+    def bytes_to_send(self) -> int:
+        return self.plan.bytes_to_send if self.plan is not None and not self.is_there else 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """release is what this checkout makes, current the id of the one in use, parts what changes between them.
+
+    texts has unified differences of the short text files, by their paths on the share, where they were asked for.
+    """
+
+    release: Release
+    current: str | None
+    parts: tuple[Part, ...]
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        return self.release.id == self.current
+
+    @property
+    def bytes_to_send(self) -> int:
+        return sum(part.bytes_to_send for part in self.parts)
+
+
+def against_current(share: ShareClient, package: Package, *, with_texts: bool = False) -> Difference:
+    """Compare by the manifests; an adapter of this machine that changed also by its folder on the share.
+
+    with_texts reads the short files that changed as well (one request each).
+    """
+    current_id = releases.read_current_id(share)
+    if current_id == package.release.id:
+        return Difference(package.release, current_id, ())
+    current = releases.read_release(share, current_id) if current_id else None
+    parts = tuple(_parts(share, package, current))
+    texts: dict[str, tuple[str, ...]] = {}
+    if with_texts:
+        sources = {f"{RELEASES}/{package.release.id}/{file.entry.path}": file for file in package.code}
+        sources |= {f"{bundle.folder}/{file.entry.path}": file for bundle in package.bundles for file in bundle.files}
+        for part in parts:
+            texts |= dict(_texts(share, part, sources))
+    return Difference(package.release, current_id, parts, texts)
+
+
+def _parts(share: ShareClient, package: Package, current: Release | None) -> Iterator[Part]:
+    release = package.release
+    folder = f"{RELEASES}/{release.id}"
+    plan = share_module.plan(package.code, current.files if current else (), folder=folder)
+    before = f"{RELEASES}/{current.id}" if current else None
+    if not plan.is_empty:
+        yield Part("code", before, folder, plan, share_module.folder_exists(share, folder))
+    old = {"base model": current.base, **_adapters(current)} if current else {}
+    new = {"base model": release.base, **_adapters(release)}
+    bundles = {bundle.folder: bundle for bundle in package.bundles}
+    for name in {**new, **old}:
+        earlier, later = old.get(name), new.get(name)
+        if earlier == later:
+            continue
+        bundle = bundles.get(later or "")
+        if bundle is None:
+            yield Part(name, earlier, later, None, is_there=True)
+            continue
+        # Only what a deploy has written carries its files' hashes.
+        present = share_module.read_remote(share, earlier) if earlier and earlier.startswith(f"{ADAPTERS}/") else ()
+        plan = share_module.plan(bundle.files, present, folder=bundle.folder)
+        yield Part(name, earlier, later, plan, share_module.folder_exists(share, bundle.folder))
+
+
+def _adapters(release: Release) -> dict[str, str]:
+    return {f"adapter {name}": folder for name, folder in release.adapters.items()}
+
+
+def _texts(share: ShareClient, part: Part, sources: Mapping[str, LocalFile]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(path, lines of its unified difference) of each file that changed and is text on both sides."""
+    if part.plan is None or part.before is None:
+        return
+    present = {entry.path: entry for entry in part.plan.changed}
+    for path, entry in present.items():
+        target = f"{part.plan.folder}/{path}"
+        new = _lines_here(sources[target], entry)
+        old = _lines_there(share, f"{part.before}/{path}") if new is not None else None
+        if new is None or old is None:
+            continue
+        lines = [line.rstrip("\n") for line in difflib.unified_diff(old, new, "in use", "here", n=2)]
+        if len(lines) > LONGEST_DIFF_LINES:
+            added = sum(line.startswith("+") for line in lines[2:])
+            removed = sum(line.startswith("-") for line in lines[2:])
+            lines = [f"{added} lines added, {removed} lines removed"]
+        yield target, tuple(lines)
+
+
+def _lines_here(file: LocalFile, entry: FileEntry) -> list[str] | None:
+    return _lines(Path(file.source).read_bytes()) if entry.bytes <= LONGEST_TEXT_BYTES else None
+
+
+def _lines_there(share: ShareClient, path: str) -> list[str] | None:
+    found = share_module.read_small_file(share, path)
+    return None if found is None else _lines(found.content)
+
+
+def _lines(content: bytes) -> list[str] | None:
+    """The lines of a text; None for what is none, or too long to be read as one."""
+    if len(content) > LONGEST_TEXT_BYTES or b"\0" in content:
+        return None
+    try:
+        return content.decode().splitlines(keepends=True)
+    except UnicodeDecodeError:
+        return None
