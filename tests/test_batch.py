@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from batch import BASE, PREFILL_TOKENS, Batch, Causal, Row, SeparateBatch, SlotBatch, make_batch
+from batch import BASE, Batch, Causal, Row, SeparateBatch, SlotBatch, make_batch
 from sampling import Choice
+from slots import PREFILL_TOKENS
 
 CPU = torch.device("cpu")
 COMMON: dict[str, Any] = {

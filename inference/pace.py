@@ -1,0 +1,52 @@
+"""How many prompt tokens a step may compute, so that a long prompt does not stop the streams of others.
+
+Learnt from the steps themselves, and so right for a processor and for a GPU: how long a step takes that only continues
+answers, and what each prompt token adds to it.
+"""
+
+from __future__ import annotations
+
+FEWEST_TOKENS = 16
+"""Of a prompt in one step: fewer save hardly any time, because the step reads the model's weights anyway."""
+
+NEWEST_WEIGHS = 0.25
+"""How much the newest step counts in the running means."""
+
+
+class Pace:
+    """A step that computes prompts takes at most twice as long as one that only continues answers; longer only when
+    more rows wait for their first token than would wait for their next one."""
+
+    def __init__(self, most_tokens: int) -> None:
+        self._most_tokens = most_tokens
+        self._plain_seconds: dict[int, float] = {}
+        self._seconds_per_token: float | None = None
+
+    def tokens(self, *, continuing: int, waiting: int) -> int:
+        """How many prompt tokens may stand in a step with `continuing` rows, when `waiting` rows have prompts left."""
+        plain = self._plain(continuing)
+        if not continuing or plain is None or self._seconds_per_token is None:
+            return self._most_tokens
+        more_seconds = plain * max(1.0, waiting / continuing)
+        return max(
+            min(FEWEST_TOKENS, self._most_tokens), min(self._most_tokens, int(more_seconds / self._seconds_per_token))
+        )
+
+    def took(self, seconds: float, *, continuing: int, prompt_tokens: int) -> None:
+        """Learn from a step."""
+        if not prompt_tokens:
+            size = continuing.bit_length()
+            self._plain_seconds[size] = _mean(self._plain_seconds.get(size), seconds)
+        elif prompt_tokens >= FEWEST_TOKENS:
+            added = max(seconds - (self._plain(continuing) or 0.0), seconds / 10)
+            self._seconds_per_token = _mean(self._seconds_per_token, added / prompt_tokens)
+
+    def _plain(self, continuing: int) -> float | None:
+        """Seconds of a step that continues so many rows: as measured, else as for the nearest smaller number of rows
+        (steps of few rows take nearly the same time, because each reads all the weights), else unknown."""
+        known = [size for size in self._plain_seconds if size <= continuing.bit_length()]
+        return self._plain_seconds[max(known)] if known else None
+
+
+def _mean(before: float | None, newest: float) -> float:
+    return newest if before is None else before + NEWEST_WEIGHS * (newest - before)
