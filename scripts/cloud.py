@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from scripts import errors, service_errors
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from azure.mgmt.resource.deployments import DeploymentsMgmtClient
     from azure.mgmt.resource.resources import ResourceManagementClient
     from azure.mgmt.storage import StorageManagementClient
+    from azure.storage.fileshare import ContentSettings
     from azure.storage.fileshare import ShareClient as ShareClient
+    from azure.storage.fileshare import ShareFileClient as ShareFileClient
 
 Role = Literal["deploy", "what_if"]
 
@@ -46,6 +48,13 @@ STAND_IN_FILE = Path(".local/stand-in.json")
 # How the resource manager's clients retry (azure-core's words): a deployment must outlast a throttled minute.
 RETRIES = {"retry_total": 6, "retry_connect": 2, "retry_read": 3, "retry_status": 6, "retry_backoff_factor": 0.5}
 TIMEOUTS = {"connection_timeout": 10, "read_timeout": 120}
+
+KEY_VARIABLES = ("AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN")
+ACCOUNT_VARIABLE = "AZURE_STORAGE_ACCOUNT"
+"""Where the Azure CLI, too, takes an account's key or signature from, and the account that they are for."""
+
+FILE_CONNECTIONS = 32
+"""How many connections to the file service are kept: as many as there are ever requests at once (scripts/upload.py)."""
 
 # How the file client retries (the storage SDK's words), in seconds; its own first wait would be 15 s.
 FILE_RETRIES: dict[str, Any] = {"initial_backoff": 1, "increment_base": 2, "random_jitter_range": 1, "retry_total": 5}
@@ -138,11 +147,18 @@ def cloud_of(environment: Environment, variables: Mapping[str, str]) -> Cloud:
 class Clients:
     """Signed-in clients of one subscription, each made when it is first asked for. Close it, or use it in `with`."""
 
-    def __init__(self, cloud: Cloud, environment: Environment, credential: TokenCredential) -> None:
+    def __init__(
+        self,
+        cloud: Cloud,
+        environment: Environment,
+        credential: TokenCredential,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.cloud = cloud
         self.subscription = environment.subscription
         self.resource_group = environment.resource_group
         self._credential = credential
+        self._variables = variables
         self._open = contextlib.ExitStack()
 
     @cached_property
@@ -169,32 +185,28 @@ class Clients:
 
         return self._keep(StorageManagementClient(self._credential, self.subscription, **self._manager()))
 
-    def share(self, account: str, share_name: str, *, key_or_sas: str | None = None) -> ShareClient:
-        """A client of one file share, by the key or SAS that is given, or else by what the identity may do.
+    def share(self, account: str, share_name: str) -> ShareClient:
+        """A client of one file share, by the key or signature that a person has set, or by what the identity may do.
 
-        The account's key comes first: who may provision may list it (the template itself does), it covers the lease on
+        AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN is taken unless AZURE_STORAGE_ACCOUNT names another account. Then
+        the account's key comes first: who may provision may list it (the template itself does), it covers the lease on
         the share, and the account must allow it, because a container app can mount the share in no other way. An
         identity that may not list keys uses its token, for which it needs Storage File Data Privileged Contributor.
         """
-        from azure.storage.fileshare import ShareClient
-
-        credential: Any = key_or_sas
+        credential: Any = self._given_key_or_signature(account)
         if credential is None:
             try:
                 credential = self.account_key(account)
             except errors.Forbidden:
                 credential = self._credential
-        return self._keep(
-            ShareClient(
-                self.cloud.file_endpoint.format(account=account),
-                share_name,
-                credential=credential,
-                token_intent="backup" if credential is self._credential else None,
-                **self._trust(),
-                **FILE_RETRIES,
-                **FILE_TIMEOUTS,
-            )
-        )
+        address = self.cloud.file_endpoint.format(account=account)
+        return self._keep(share_client(address, share_name, credential, self.cloud.certificate))
+
+    def _given_key_or_signature(self, account: str) -> str | None:
+        if self._variables.get(ACCOUNT_VARIABLE, account) != account:
+            return None
+        given = (self._variables.get(name) for name in KEY_VARIABLES)
+        return next((value for value in given if value), None)
 
     def account_key(self, account: str) -> str:
         """The storage account's first key. A secret: pass it on, never print it. Raises CloudError."""
@@ -250,7 +262,35 @@ def connect(
     # Without a handler of its own the SDK's warnings would reach stderr through Python's last resort.
     logging.getLogger("azure").addHandler(logging.NullHandler())
     cloud = cloud_of(environment, variables)
-    return Clients(cloud, environment, _credential(cloud, environment, role, assertion, variables))
+    return Clients(cloud, environment, _credential(cloud, environment, role, assertion, variables), variables)
+
+
+def share_client(address: str, share_name: str, credential: Any, certificate: Path | None = None) -> ShareClient:
+    """A client of one file share of the account at the address, over connections that are kept.
+
+    credential is an account key, a SAS or an identity; certificate a PEM file to trust in place of the machine's list.
+    """
+    from azure.core.pipeline.transport import RequestsTransport
+    from azure.storage.fileshare import ShareClient
+
+    from scripts.connections import KeptConnections
+
+    kept = KeptConnections(address, FILE_CONNECTIONS, True if certificate is None else str(certificate))
+    return ShareClient(
+        address,
+        share_name,
+        credential=credential,
+        token_intent=None if isinstance(credential, str) else "backup",
+        transport=RequestsTransport(session=kept, **FILE_TIMEOUTS),
+        **FILE_RETRIES,
+    )
+
+
+def content_md5(digest: bytes) -> ContentSettings:
+    """The settings that give a file its content MD5 and nothing else that matters."""
+    from azure.storage.fileshare import ContentSettings
+
+    return ContentSettings(content_type="application/octet-stream", content_md5=bytearray(digest))
 
 
 def _credential(

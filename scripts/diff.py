@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from scripts import release as releases
 from scripts import share as share_module
+from scripts.bundle import FileEntry, LocalFile
 from scripts.release import ADAPTERS, RELEASES, Package, Release
-from scripts.share import FileEntry, LocalFile, SyncPlan
+from scripts.share import SyncPlan
 
 if TYPE_CHECKING:
     from scripts.cloud import ShareClient

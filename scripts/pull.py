@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from scripts import cloud
 from scripts import share as share_module
+from scripts.bundle import FileEntry
 from scripts.errors import BadInput, InferopsError, Problem
+from scripts.progress import Progress
 from scripts.release import ADAPTERS, MANIFEST, RELEASES, Release
-from scripts.share import FileEntry, Progress
 
 if TYPE_CHECKING:
     from scripts.cloud import ShareClient

@@ -22,11 +22,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scripts import bundle as bundle_module
 from scripts import share as share_module
+from scripts import upload as upload_module
+from scripts.bundle import FileEntry, LocalFile
 from scripts.environment import RESERVED_ADAPTER_NAME
 from scripts.errors import BadInput, InferopsError, Problem
 from scripts.lock import Lock
-from scripts.share import FileEntry, LocalFile, Progress, SyncPlan
+from scripts.progress import Progress
+from scripts.share import SyncPlan
 
 if TYPE_CHECKING:
     from scripts.cloud import ShareClient
@@ -134,19 +138,19 @@ def prepare(
         if isinstance(where, str):
             return where.strip("/")
         try:
-            files = share_module.read_local({"": where})
+            files = bundle_module.read_local({"": where})
         except BadInput as error:
             problems.extend(error.problems)
             return ""
         if not any(file.entry.path == mark for file in files):
             advice = f"Name a folder that has one as {key} of the environment."
-            problems.append(Problem(share_module.shown(where), "", None, f"the folder has no {mark}", advice))
+            problems.append(Problem(bundle_module.shown(where), "", None, f"the folder has no {mark}", advice))
         bundle = Bundle(f"{ADAPTERS}/{name}/{_hash([_identity(file.entry) for file in files])}", files)
         bundles.append(bundle)
         return bundle.folder
 
     try:
-        code = share_module.read_local({path: repository / path for path in CODE})
+        code = bundle_module.read_local({path: repository / path for path in CODE})
     except BadInput as error:
         problems.extend(error.problems)
         code = ()
@@ -353,7 +357,7 @@ def _place(
     parent, _, name = folder.rpartition("/")
     incomplete = f"{parent}/.incomplete-{name}"
     sync_plan = share_module.plan(files, share_module.read_remote(share, incomplete), folder=incomplete)
-    share_module.apply(
+    upload_module.apply(
         share, sync_plan, files, progress=None if progress is None else lambda done: progress(folder, done)
     )
     for path, content in documents.items():

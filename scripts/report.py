@@ -10,12 +10,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from scripts.bundle import FileEntry
 from scripts.diff import Difference, Part
 from scripts.garbage import Garbage
 from scripts.history import History
 from scripts.plan import Change, Delta, Kind, Plan
 from scripts.proof import Proof
-from scripts.share import FileEntry, SyncPlan
+from scripts.share import SyncPlan
 
 LONGEST_VALUE = 200
 """Characters of a value that are shown; the JSON form has all of them."""

@@ -18,9 +18,9 @@ from scripts.errors import BadInput, NotFound, Problem
 from scripts.garbage import Garbage
 from scripts.parameters import value_message
 from scripts.plan import Plan
+from scripts.progress import Progress
 from scripts.release import Release
 from scripts.session import KEY_PARAMETER, KEY_VARIABLE, Session
-from scripts.share import Progress
 
 PREVIEW_KEY = "the key is not needed for a preview"
 

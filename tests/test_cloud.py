@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.storage.fileshare import AccountSasPermissions, ResourceTypes, generate_account_sas
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -257,14 +258,42 @@ def test_who_may_not_list_keys_uses_the_token(share: Share) -> None:
     assert "Storage File Data Privileged Contributor" in caught.value.next_step
 
 
-def test_a_key_that_is_given_is_used_and_a_wrong_one_is_refused(share_owner: cloud.Clients, share: Share) -> None:
-    with cloud.translated("reading hello"):
-        own = share_owner.share(share.account, share.name, key_or_sas=share_owner.account_key(share.account))
-        assert own.get_file_client("hello").download_file().readall() == b"hello"
-    wrong = share_owner.share(share.account, share.name, key_or_sas="d3Jvbmc=")
-    with pytest.raises(errors.NotSignedIn) as caught, cloud.translated("reading hello"):
-        wrong.get_file_client("hello").download_file()
+@pytest.mark.parametrize("given", ["key", "signature", "nothing"])
+def test_what_a_person_has_opens_the_share(share_owner: cloud.Clients, share: Share, given: str) -> None:
+    key = share_owner.account_key(share.account)
+    allowed = AccountSasPermissions(read=True, write=True, delete=True, list=True, create=True)
+    tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
+    signature = generate_account_sas(share.account, key, ResourceTypes(False, True, True), allowed, tomorrow)
+    told = {"key": {"AZURE_STORAGE_KEY": key}, "signature": {"AZURE_STORAGE_SAS_TOKEN": signature}, "nothing": {}}[
+        given
+    ]
+    # The reader's own rights are not enough: it may neither list keys nor write.
+    with cloud.connect(share.environment, "what_if", variables={**share.variables, **told}) as reader:
+        client = reader.share(share.account, share.name)
+        if given == "nothing":
+            with pytest.raises(errors.Forbidden), cloud.translated("writing a file"):
+                client.get_file_client(given).upload_file(b"x")
+            return
+        client.get_file_client(given).upload_file(given.encode())
+        lease = client.acquire_lease(lease_duration=15)
+        lease.release()
+        copied = client.get_file_client(f"{given}-copied")
+        # The address of a source carries the signature.
+        assert copied.start_copy_from_url(client.get_file_client(given).url)["copy_status"] == "success"
+        assert copied.download_file().readall() == given.encode()
+
+
+def test_a_key_that_is_wrong_is_refused_and_one_for_another_account_is_not_used(
+    share_owner: cloud.Clients, share: Share
+) -> None:
+    wrong = {**share.variables, "AZURE_STORAGE_KEY": "d3Jvbmc="}
+    with cloud.connect(share.environment, variables=wrong) as clients:
+        client = clients.share(share.account, share.name).get_file_client("hello")
+        with pytest.raises(errors.NotSignedIn) as caught, cloud.translated("reading hello"):
+            client.download_file()
     assert (caught.value.code, caught.value.status) == ("AuthenticationFailed", 403)
+    with cloud.connect(share.environment, variables={**wrong, "AZURE_STORAGE_ACCOUNT": "another"}) as clients:
+        assert clients.share(share.account, share.name).get_file_client("hello").download_file().readall() == b"hello"
 
 
 def test_missing_things_on_the_share(share_owner: cloud.Clients, share: Share) -> None:

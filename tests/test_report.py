@@ -7,9 +7,10 @@ import json
 import pytest
 
 from scripts import report
+from scripts.bundle import FileEntry
 from scripts.plan import Change, Delta, Kind, Noise, Plan
 from scripts.proof import Check, Proof
-from scripts.share import FileEntry, SyncPlan
+from scripts.share import SyncPlan
 
 APP = "Microsoft.App/containerApps"
 NOISE = (

@@ -19,8 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scripts import share as shares
+from scripts import upload
+from scripts.bundle import FileEntry, LocalFile, read_local
 from scripts.errors import BadInput, InferopsError
-from scripts.share import FileEntry, LocalFile, Progress
+from scripts.progress import Progress
 from tests.conftest import RunningStandIn
 from tests.share_on_stand_in import new_share
 
@@ -60,7 +62,7 @@ def test_a_folder_is_read_without_what_is_never_part_of_a_bundle(tmp_path: Path)
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "python").symlink_to(sys.executable)
     (tmp_path / "empty").mkdir()
-    found = shares.read_local({"code": tmp_path, "lock.txt": tmp_path / "serve.py"})
+    found = read_local({"code": tmp_path, "lock.txt": tmp_path / "serve.py"})
     assert [file.entry for file in found] == [
         FileEntry("code/serve.py", 3, hashlib.sha256(b"one").hexdigest()),
         FileEntry("code/sub/model.py", 3, hashlib.sha256(b"two").hexdigest()),
@@ -78,7 +80,7 @@ def test_everything_that_cannot_be_sent_is_refused_at_once(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "pipe")
     Path(os.fsdecode(bytes(tmp_path) + b"/latin-\xe9")).write_bytes(b"")
     with pytest.raises(BadInput) as caught:
-        shares.read_local({"": tmp_path})
+        read_local({"": tmp_path})
     assert sorted(messages(caught)) == [
         "aux: the name is reserved for a device",
         "broken: is a symbolic link, which a release cannot carry",
@@ -118,7 +120,7 @@ def test_unreadable_files_are_refused_by_name() -> None:
         (folder / "secret").chmod(0)
         (folder / "closed").chmod(0)
         with pytest.raises(BadInput) as caught:
-            shares.read_local({"": folder})
+            read_local({"": folder})
         (folder / "closed").chmod(0o700)
     assert messages(caught) == [
         "closed: cannot be read: permission denied",
@@ -128,7 +130,7 @@ def test_unreadable_files_are_refused_by_name() -> None:
 
 def test_a_missing_source_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
-        shares.read_local({"a": tmp_path / "nowhere", "b": tmp_path / "also-nowhere"})
+        read_local({"a": tmp_path / "nowhere", "b": tmp_path / "also-nowhere"})
     assert messages(caught) == [
         "nowhere: there is no such file or folder",
         "also-nowhere: there is no such file or folder",
@@ -138,7 +140,7 @@ def test_a_missing_source_is_named(tmp_path: Path) -> None:
 def test_two_files_that_differ_in_case_are_told_once_each(tmp_path: Path) -> None:
     write(tmp_path, {"Lib/A.py": b"", "lib/a.py": b"", "x.py": b"", "X.py": b"", "lib/b.py": b""})
     with pytest.raises(BadInput) as caught:
-        shares.read_local({"": tmp_path})
+        read_local({"": tmp_path})
     assert sorted(problem.value or "" for problem in caught.value.problems) == ["lib", "x.py"]
 
 
@@ -180,9 +182,9 @@ def share(stand_in: RunningStandIn) -> Iterator[ShareClient]:
 
 
 def send(share: ShareClient, source: Path, folder: str, **options: object) -> shares.SyncPlan:
-    local = shares.read_local({"": source})
+    local = read_local({"": source})
     plan = shares.plan(local, shares.read_remote(share, folder), folder=folder)
-    shares.apply(share, plan, local, **options)  # type: ignore[arg-type]
+    upload.apply(share, plan, local, **options)  # type: ignore[arg-type]
     return plan
 
 
@@ -236,17 +238,17 @@ def test_a_large_file_without_its_md5_counts_as_incomplete(share: ShareClient, t
 
 def test_a_file_that_changed_after_the_plan_is_noticed(share: ShareClient, tmp_path: Path) -> None:
     write(tmp_path, {"small": b"one", "large": b"l" * 5 * MIB})
-    local = shares.read_local({"": tmp_path})
+    local = read_local({"": tmp_path})
     plan = shares.plan(local, (), folder="target")
     write(tmp_path, {"small": b"two"})
     with pytest.raises(InferopsError, match="small changed while it was being uploaded"):
-        shares.apply(share, plan, local)
+        upload.apply(share, plan, local)
     write(tmp_path, {"small": b"one", "large": b"l" * 5 * MIB + b"more"})
     with pytest.raises(InferopsError, match="large changed while it was being uploaded"):
-        shares.apply(share, plan, local)
+        upload.apply(share, plan, local)
     (tmp_path / "large").unlink()
     with pytest.raises(InferopsError, match="large changed while it was being uploaded"):
-        shares.apply(share, plan, local)
+        upload.apply(share, plan, local)
     entries = {entry.path: entry.sha256 for entry in shares.read_remote(share, "target")}
     assert entries["large"] == ""
 

@@ -1,0 +1,295 @@
+"""Carries a SyncPlan out: the share's folder is made to hold exactly the local files, in few requests, many at once.
+
+A file of up to 4 MiB goes up in one request. A larger one goes up in ranges of 4 MiB, several at once, each checked by
+the service against its MD5, and gets the MD5 of the whole content last, which marks it as complete. An upload that was
+cut off is taken up where it stopped: the ranges that the share lists are not sent again, because the file there was
+made for this very content (its SHA-256 is in the metadata) and a range is there only once its MD5 was right. Ranges of
+zeros are never sent. What the share holds elsewhere is copied by the service. Knows no releases.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import PurePosixPath
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from scripts import cloud
+from scripts import share as share_module
+from scripts.bundle import FileEntry, LocalFile, shown
+from scripts.errors import CloudError, InferopsError
+from scripts.progress import Counter, Progress
+from scripts.share import HASH_METADATA, PARALLEL_REQUESTS, RANGE_BYTES, Copy, SyncPlan, is_zero, join
+
+if TYPE_CHECKING:
+    from scripts.cloud import ShareClient, ShareFileClient
+
+PARALLEL_BYTES = 48 * 1024 * 1024
+"""How much content is in memory at most, read and not yet sent: enough for a line of 1 Gbit/s and 300 ms."""
+
+PARALLEL_LARGE_FILES = 4
+"""How many files are cut into ranges at once: while one waits for its first or last request, others fill the line."""
+
+_COPY_POLLING_SECONDS = 1.0
+
+
+def apply(
+    share: ShareClient,
+    sync_plan: SyncPlan,
+    local: Iterable[LocalFile],
+    *,
+    progress: Callable[[Progress], None] | None = None,
+) -> None:
+    """Carry the plan out: delete what was removed, copy what the share holds elsewhere, send the rest.
+
+    local holds at least the files that the plan adds or changes. progress is called from the sending threads, one call
+    at a time. Raises InferopsError for a file that no longer holds what the plan says (the share then has a part of the
+    plan, and the same call with a new plan completes it), CloudError when the share refuses.
+    """
+    upload = _Upload(share, sync_plan, {file.entry.path: file for file in local}, progress)
+    upload.remove()
+    upload.make_folders()
+    refused = upload.copy()
+    upload.send([*sync_plan.to_send, *refused])
+
+
+class _Upload:
+    """The steps of one plan. Each returns when all of its requests are done."""
+
+    def __init__(
+        self,
+        share: ShareClient,
+        sync_plan: SyncPlan,
+        sources: dict[str, LocalFile],
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._share = share
+        self._plan = sync_plan
+        self._folder = sync_plan.folder
+        self._sources = sources
+        self._wanted = sync_plan.added + sync_plan.changed
+        self._was_there = {entry.path for entry in sync_plan.changed}
+        self._counter = Counter(len(self._wanted), sum(entry.bytes for entry in self._wanted), progress)
+
+    def remove(self) -> None:
+        """The files that the local folder does not have, then the folders in which nothing is left."""
+        with _Requests() as requests:
+            for entry in self._plan.removed:
+                requests.submit(0, partial(share_module.delete_file, self._share, join(self._folder, entry.path)))
+        kept = {parent for entry in self._wanted + self._plan.unchanged for parent in _parents(entry)}
+        emptied = {parent for entry in self._plan.removed for parent in _parents(entry)} - kept
+        for folder in sorted(emptied, key=lambda folder: folder.count("/"), reverse=True):
+            share_module.delete_empty_folder(self._share, join(self._folder, folder))
+
+    def make_folders(self) -> None:
+        """The folder, and those below it that get a file."""
+        parents = {PurePosixPath(join(self._folder, entry.path)).parent for entry in self._wanted}
+        share_module.make_folders(self._share, [self._folder, *(str(parent) for parent in parents if parent.name)])
+
+    def copy(self) -> list[FileEntry]:
+        """Let the service copy what it holds elsewhere; returns what it would not copy, which is here as well."""
+        refused: list[FileEntry] = []
+
+        def copy(copied: Copy) -> None:
+            try:
+                self._copy(copied)
+            except CloudError as error:
+                if error.status is None:
+                    raise
+                refused.append(copied.entry)
+
+        with _Requests() as requests:
+            for copied in self._plan.copied:
+                requests.submit(0, partial(copy, copied))
+        return refused
+
+    def send(self, entries: Iterable[FileEntry]) -> None:
+        """Send the files, small and large ones at the same time."""
+        with _Requests() as requests:
+            for entry in entries:
+                if entry.bytes > RANGE_BYTES:
+                    requests.submit_large(partial(self._send_large, self._sources[entry.path], requests))
+            for entry in entries:
+                if entry.bytes <= RANGE_BYTES:
+                    requests.submit(entry.bytes, partial(self._send_small, self._sources[entry.path]))
+
+    def _copy(self, copied: Copy) -> None:
+        path = join(self._folder, copied.entry.path)
+        target = self._share.get_file_client(path)
+        with cloud.translated(f"copying {copied.source} to {path} on the share"):
+            source = self._share.get_file_client(copied.source).url
+            status = target.start_copy_from_url(source, metadata={HASH_METADATA: copied.entry.sha256})["copy_status"]
+            while status == "pending":
+                time.sleep(_COPY_POLLING_SECONDS)
+                status = target.get_file_properties().copy.status
+        if status != "success":
+            raise CloudError(f"Copying {copied.source} ended as {status}.", "It is sent instead.", status=409)
+        self._counter.add(copied.entry.path, copied.entry.bytes, files=1)
+
+    def _send_small(self, file: LocalFile) -> None:
+        """One request."""
+        try:
+            content = file.source.read_bytes()
+        except OSError:
+            raise _changed(file) from None
+        if len(content) > RANGE_BYTES or hashlib.sha256(content).hexdigest() != file.entry.sha256:
+            raise _changed(file)
+        path = join(self._folder, file.entry.path)
+        share_module.create_file(self._share, path, content, {HASH_METADATA: file.entry.sha256})
+        self._counter.add(file.entry.path, len(content), sent_bytes=len(content), files=1)
+
+    def _send_large(self, file: LocalFile, requests: _Requests) -> None:
+        """Ranges, then the content MD5."""
+        path = join(self._folder, file.entry.path)
+        client = self._share.get_file_client(path)
+        what = f"uploading {path}"
+
+        def send(content: bytes, offset: int) -> None:
+            with cloud.translated(what):
+                client.upload_range(content, offset, len(content), validate_content="md5")
+            self._counter.add(file.entry.path, len(content), sent_bytes=len(content))
+
+        with cloud.translated(what):
+            present = self._ranges_present(client, file)
+            if present is None:
+                present = frozenset()
+                client.create_file(file.entry.bytes, metadata={HASH_METADATA: file.entry.sha256})
+        sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        ranges: list[Future[None]] = []
+        offset = 0
+        for content in _ranges_of(file):
+            sha256.update(content)
+            md5.update(content)
+            if offset in present or is_zero(content):
+                self._counter.add(file.entry.path, len(content))
+            else:
+                ranges.append(requests.submit(len(content), partial(send, content, offset)))
+            offset += len(content)
+        if offset != file.entry.bytes or sha256.hexdigest() != file.entry.sha256:
+            raise _changed(file)
+        for sent in ranges:
+            sent.result()
+        requests.check()
+        with cloud.translated(what):
+            client.set_http_headers(cloud.content_md5(md5.digest()))
+        self._counter.add(file.entry.path, 0, files=1)
+
+    def _ranges_present(self, client: ShareFileClient, file: LocalFile) -> frozenset[int] | None:
+        """The offsets of the ranges that a cut off upload of this content has left; None when there was none."""
+        if file.entry.path not in self._was_there:
+            return None
+        properties = client.get_file_properties()
+        made_for = (properties.metadata or {}).get(HASH_METADATA)
+        if made_for != file.entry.sha256 or properties.size != file.entry.bytes or properties.copy.status is not None:
+            return None
+        return _whole_ranges(((found.start, found.end + 1) for found in client.list_ranges()), file.entry.bytes)
+
+
+class _Requests:
+    """Requests in flight, limited in number and in the bytes that they hold; leaving the block waits for all of them.
+
+    The first failure keeps everything else from being sent, and is raised when the block is left.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(PARALLEL_REQUESTS, thread_name_prefix="request")
+        self._large = ThreadPoolExecutor(PARALLEL_LARGE_FILES, thread_name_prefix="file")
+        self._failure: BaseException | None = None
+        self._bytes = 0
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> _Requests:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._fail(error)
+        self._large.shutdown(wait=True)
+        self._pool.shutdown(wait=True)
+        if error is None:
+            self.check()
+
+    def submit(self, content_bytes: int, send: Callable[[], None]) -> Future[None]:
+        """Queue a request that holds so many bytes; waits while too many are held. Raises the failure, if any."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._failure is not None or not self._bytes or self._bytes + content_bytes <= PARALLEL_BYTES
+            )
+            self.check()
+            self._bytes += content_bytes
+
+        def run() -> None:
+            try:
+                self._unless_failed(send)
+            finally:
+                with self._changed:
+                    self._bytes -= content_bytes
+                    self._changed.notify_all()
+
+        return self._pool.submit(run)
+
+    def submit_large(self, send: Callable[[], None]) -> None:
+        """Queue what reads a large file and submits its ranges."""
+        self._large.submit(self._unless_failed, send)
+
+    def check(self) -> None:
+        """Raise the failure, if there has been one."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _unless_failed(self, send: Callable[[], None]) -> None:
+        if self._failure is not None:
+            return
+        try:
+            send()
+        except BaseException as error:  # kept, and raised where the block is left
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._failure = self._failure or error
+            self._changed.notify_all()
+
+
+def _whole_ranges(present: Iterable[tuple[int, int]], size: int) -> frozenset[int]:
+    """The offsets of the ranges of RANGE_BYTES (the last one may be shorter) that [begin, end) parts cover whole."""
+    joined: list[tuple[int, int]] = []
+    for begin, end in sorted(present):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((begin, end))
+    return frozenset(
+        offset
+        for begin, end in joined
+        for offset in range(-(-begin // RANGE_BYTES) * RANGE_BYTES, end, RANGE_BYTES)
+        if min(offset + RANGE_BYTES, size) <= end
+    )
+
+
+def _parents(entry: FileEntry) -> Iterator[str]:
+    """The folders above a file, without the root."""
+    return (str(parent) for parent in PurePosixPath(entry.path).parents if parent.name)
+
+
+def _ranges_of(file: LocalFile) -> Iterator[bytes]:
+    try:
+        with file.source.open("rb") as stream:
+            while content := stream.read(RANGE_BYTES):
+                yield content
+    except OSError:
+        raise _changed(file) from None
+
+
+def _changed(file: LocalFile) -> InferopsError:
+    return InferopsError(
+        f"{shown(file.source)} changed while it was being uploaded; the release in use was not touched.",
+        "Run the same command again when nothing writes to the folder.",
+    )
