@@ -1,0 +1,147 @@
+"""Stored tensors -> torch tensors, read in large blocks, several at a time.
+
+Weights stand on a share where every request takes some milliseconds. A file mapped into memory would wait for the share
+at every page that is touched; here each tensor's place in memory is made first, and threads fill it with blocks of
+several megabytes, so that many requests are under way at once and nothing is held twice. Knows no model.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import EllipsisType, TracebackType
+
+import torch
+from folders import ModelFolderError, StoredTensor
+
+BLOCK_BYTES = 8 * 1024 * 1024
+READERS = 8
+"""Blocks that are read at once. docs/inference.md has the measurements that both numbers come from."""
+
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "F32": torch.float32,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+    "F64": torch.float64,
+}
+
+Told = Callable[[int, float], None]
+"""Called now and then with the bytes read so far and the seconds that this took."""
+
+
+class WeightReader:
+    """Reads stored tensors; a context, at whose end its threads and files are closed."""
+
+    def __init__(self, told: Told, *, readers: int = READERS, block_bytes: int = BLOCK_BYTES) -> None:
+        self._told, self._block_bytes = told, block_bytes
+        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="weights")
+        self._files: dict[Path, int] = {}
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._began = self._told_at = time.monotonic()
+        self.read_bytes = 0
+        self.read_seconds = 0.0
+        """How long at least one read was under way."""
+
+    def __enter__(self) -> WeightReader:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        for descriptor in self._files.values():
+            os.close(descriptor)
+
+    def lazy(self, tensors: Mapping[str, StoredTensor]) -> dict[str, LazyTensor]:
+        """The tensors by name, each read when it is asked for: a loader that takes one after another holds no more."""
+        return {name: LazyTensor(self, stored) for name, stored in tensors.items()}
+
+    def read(self, stored: StoredTensor) -> torch.Tensor:
+        """One tensor, on the CPU; from any thread. Raises ModelFolderError when it cannot be read."""
+        room = torch.empty(stored.bytes, dtype=torch.uint8)
+        view = room.numpy().data
+        starts = range(0, stored.bytes, self._block_bytes)
+        self._count(0, +1)
+        try:
+            if len(starts) <= 1:
+                self._fill(stored, view, 0)
+            else:
+                blocks = [
+                    self._pool.submit(self._fill, stored, view[start : start + self._block_bytes], start)
+                    for start in starts
+                ]
+                for block in blocks:
+                    block.result()
+        finally:
+            self._count(0, -1)
+        return room.view(DTYPES[stored.dtype]).view(stored.shape)
+
+    def _fill(self, stored: StoredTensor, view: memoryview, start: int) -> None:
+        folder, name = stored.file.parent, stored.file.name
+        done = 0
+        try:
+            while done < len(view):
+                count = os.preadv(self._descriptor(stored.file), [view[done:]], stored.begin + start + done)
+                if not count:
+                    raise ModelFolderError(folder, f"{name} became shorter while it was read: was it replaced?")
+                done += count
+        except OSError as error:
+            raise ModelFolderError(folder, f"{name} cannot be read ({error.strerror})") from None
+        self._count(done, 0)
+
+    def _descriptor(self, file: Path) -> int:
+        with self._lock:
+            if file not in self._files:
+                self._files[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            return self._files[file]
+
+    def _count(self, done: int, under_way: int) -> None:
+        """Add to what is known; tell it about once a second."""
+        now = time.monotonic()
+        with self._lock:
+            if under_way > 0 and not self._under_way:
+                self._began = now
+            self._under_way += under_way
+            self.read_bytes += done
+            if under_way < 0 and not self._under_way:
+                self.read_seconds += now - self._began
+            tell = done > 0 and now - self._told_at > 1
+            if tell:
+                self._told_at = now
+            read_bytes, seconds = self.read_bytes, self.read_seconds + (now - self._began if self._under_way else 0.0)
+        if tell:
+            self._told(read_bytes, seconds)
+
+
+class LazyTensor:
+    """A stored tensor that is read when its numbers are asked for: what transformers' loader takes for a slice of a
+    safetensors file."""
+
+    def __init__(self, reader: WeightReader, stored: StoredTensor) -> None:
+        self._reader, self._stored = reader, stored
+
+    def __getitem__(self, _: EllipsisType) -> torch.Tensor:
+        return self._reader.read(self._stored)
+
+    def get_shape(self) -> list[int]:
+        """As safetensors' slices have it."""
+        return list(self._stored.shape)
+
+    def get_dtype(self) -> str:
+        """As safetensors' slices have it: the format's own name."""
+        return self._stored.dtype
