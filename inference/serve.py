@@ -18,10 +18,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import uvicorn
-from api import About, BodyLimit, RequestLog, create_api
-from auth import Application, Gate, Message, Receive, Scope, Send
+from access_log import AccessLog, write_to_stdout
+from api import About, create_api
+from asgi import Application, Message, Receive, Scope, Send
+from auth import Gate
+from connection import connection_class
 from engine import Engine, EngineLimits, Load, Report
+from limits import BodyLimit, KeyLimitLayer, KeyLimits
+from metrics import Metrics
 from settings import Settings, SettingsError, read_settings
+from starlette.routing import Route
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -35,6 +41,7 @@ EXIT_BAD_SETTINGS = 2
 def main() -> int:
     """Run the server; the process's exit code."""
     _configure_logging()
+    write_to_stdout()
     try:
         settings = read_settings(os.environ)
     except SettingsError as error:
@@ -54,7 +61,7 @@ def main() -> int:
 
 async def _serve(settings: Settings) -> int:
     """Serve until told to end; then the process ends here. Returns the exit code when it could not begin."""
-    limits = settings.limits
+    limits, metrics = settings.limits, Metrics()
     engine = Engine(
         load=_loader(settings),
         models=settings.model_names,
@@ -64,16 +71,22 @@ async def _serve(settings: Settings) -> int:
             default_new_tokens=limits.default_new_tokens,
             max_new_tokens=limits.max_new_tokens,
             max_queue=limits.max_queue,
+            request_seconds=limits.request_seconds,
         ),
+        observer=metrics,
     )
+    metrics.watch(engine, settings.release)
     about = About(settings.release, settings.created, settings.keep_alive_seconds)
-    api = create_api(engine, about)
+    api = create_api(engine, about, metrics.expose)
     page = LatePage()
     api.mount("/", page)
-    application = RequestLog(Gate(BodyLimit(api, limits.max_body_bytes), settings.api_key))
+    in_time = BodyLimit(api, limits.max_body_bytes, limits.body_seconds)
+    within_limits = KeyLimitLayer(in_time, KeyLimits(limits.key_concurrent, limits.key_requests_per_minute))
+    application = AccessLog(Gate(within_limits, settings.api_keys), _declared_paths(api), metrics.exchanged)
     server = _Server(
         uvicorn.Config(
             application,
+            http=connection_class(limits.body_seconds),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -96,6 +109,10 @@ async def _serve(settings: Settings) -> int:
     # At once: a thread that still loads the model or the page cannot be stopped, and Python would take seconds to put
     # torch away, while the platform waits for the end of this process.
     os._exit(0)
+
+
+def _declared_paths(api: FastAPI) -> list[str]:
+    return [route.path for route in api.routes if isinstance(route, Route)]
 
 
 def _loader(settings: Settings) -> Load:
