@@ -23,8 +23,11 @@ on, the key and the limits; it does not know whether a model folder is any good:
 | INFERENCE_REQUEST_SECONDS | 600 | how long an answer may take, waiting included |
 | INFERENCE_DEVICE | auto | auto, cpu, cuda |
 | INFERENCE_DTYPE | auto | auto, float32, bfloat16, float16 |
+| INFERENCE_QUANTIZATION | none | none, int8, int4: linear layers in fewer bits, for some accuracy |
+| INFERENCE_MERGE | auto | auto, on, off: whether an only adapter is merged into the weights |
 | INFERENCE_KEEP_ALIVE_SECONDS | 15 | a comment in a stream that is silent for so long |
 | INFERENCE_SHUTDOWN_GRACE_SECONDS | 25 | how long running requests may go on after SIGTERM |
+| INFERENCE_WAIT_SECONDS | set by start.sh | for the ledger: how long the container waited for a release |
 | INFERENCE_INSTALL_SECONDS | set by start.sh | for the ledger: how long it installed dependencies |
 """
 
@@ -44,6 +47,8 @@ DEFAULT_KEY = "default"
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("none", "int8", "int4")
+MERGES = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,12 @@ class Settings:
     limits: Limits
     device: str
     dtype: str
+    quantization: str
+    merge: str
     keep_alive_seconds: float
     shutdown_grace_seconds: float
+    wait_seconds: float
+    """How long the container waited for a release before start.sh began (0 when it is not known)."""
     install_seconds: float
     """How long start.sh installed dependencies before this process began (0 when it did not have to)."""
     unknown_variables: tuple[str, ...]
@@ -181,8 +190,15 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         )
     device = reader.choice("INFERENCE_DEVICE", DEVICES)
     dtype = reader.choice("INFERENCE_DTYPE", DTYPES)
+    quantization = reader.choice("INFERENCE_QUANTIZATION", QUANTIZATIONS)
+    merge = reader.choice("INFERENCE_MERGE", MERGES)
+    if merge == "on" and quantization != "none":
+        reader.problem(
+            "INFERENCE_MERGE", merge, f"cannot be had with INFERENCE_QUANTIZATION {quantization}", "Unset one of them"
+        )
     keep_alive_seconds = reader.number("INFERENCE_KEEP_ALIVE_SECONDS", 15.0, minimum=0.05, maximum=200.0)
     shutdown_grace_seconds = reader.number("INFERENCE_SHUTDOWN_GRACE_SECONDS", 25.0, minimum=0.0, maximum=600.0)
+    wait_seconds = reader.number("INFERENCE_WAIT_SECONDS", 0.0, minimum=0.0, maximum=1e9)
     install_seconds = reader.number("INFERENCE_INSTALL_SECONDS", 0.0, minimum=0.0, maximum=86400.0)
     if reader.problems or model is None:
         raise SettingsError(reader.problems)
@@ -197,8 +213,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         limits=limits,
         device=device,
         dtype=dtype,
+        quantization=quantization,
+        merge=merge,
         keep_alive_seconds=keep_alive_seconds,
         shutdown_grace_seconds=shutdown_grace_seconds,
+        wait_seconds=wait_seconds,
         install_seconds=install_seconds,
         unknown_variables=reader.unknown_variables(),
     )

@@ -32,6 +32,7 @@ def test_defaults_of_a_server_run_by_hand() -> None:
     assert (settings.release, settings.base, settings.adapters) == ("by-hand", Path("/models/base"), ())
     assert settings.limits == Limits()
     assert (settings.device, settings.dtype) == ("auto", "auto")
+    assert (settings.quantization, settings.merge) == ("none", "auto")
     assert settings.model_names == ("base",)
     assert settings.default_model == "base"
 
@@ -51,6 +52,9 @@ def test_everything_can_be_set() -> None:
             "INFERENCE_MAX_BODY_BYTES": "4096",
             "INFERENCE_DEVICE": "cpu",
             "INFERENCE_DTYPE": "bfloat16",
+            "INFERENCE_QUANTIZATION": "int8",
+            "INFERENCE_MERGE": "off",
+            "INFERENCE_WAIT_SECONDS": "7",
             "INFERENCE_KEEP_ALIVE_SECONDS": "1.5",
             "INFERENCE_SHUTDOWN_GRACE_SECONDS": "0",
             "INFERENCE_INSTALL_SECONDS": "12",
@@ -60,6 +64,7 @@ def test_everything_can_be_set() -> None:
     assert settings.adapters == (AdapterFolder("one", Path("/a/1")), AdapterFolder("two", Path("/a/2")))
     assert settings.limits == Limits(100, 10, 20, 3, 0, 4096)
     assert (settings.device, settings.dtype) == ("cpu", "bfloat16")
+    assert (settings.quantization, settings.merge, settings.wait_seconds) == ("int8", "off", 7)
     assert (settings.keep_alive_seconds, settings.shutdown_grace_seconds, settings.install_seconds) == (1.5, 0, 12)
     assert settings.model_names == ("one", "two", "base")
     assert settings.default_model == "one", "the first adapter, when none is called default"
@@ -116,6 +121,11 @@ def test_all_problems_at_once() -> None:
         ({"INFERENCE_API_KEY": "schlüssel-mit-ü"}, "or has characters that an HTTP header cannot carry"),
         ({"PORT": "70000"}, "PORT='70000'"),
         ({"INFERENCE_DTYPE": "int4"}, "INFERENCE_DTYPE='int4'"),
+        ({"INFERENCE_QUANTIZATION": "8"}, "INFERENCE_QUANTIZATION='8': is not one of none, int8, int4"),
+        (
+            {"INFERENCE_MERGE": "on", "INFERENCE_QUANTIZATION": "int8"},
+            "INFERENCE_MERGE='on': cannot be had with INFERENCE_QUANTIZATION int8",
+        ),
         (
             {"INFERENCE_DEFAULT_NEW_TOKENS": "50", "INFERENCE_MAX_NEW_TOKENS": "40"},
             "is more than INFERENCE_MAX_NEW_",
