@@ -215,6 +215,8 @@ class Server:
 
         def reached() -> bool:
             said.update(self.get("/ready", headers=BEARER).json())
+            if said["status"] == "failed" and "failed" not in statuses:
+                raise AssertionError(f"the model was not loaded:\n{self.log()}")
             return said["status"] in statuses
 
         self._wait(seconds, reached)
