@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from pathlib import Path
 
@@ -427,3 +427,38 @@ def test_state_folder_may_be_copied(tmp_path: Path) -> None:
     with running_files(tmp_path / "two") as files:
         after = files.client().get_share_client("copied").get_file_client("f").get_file_properties()
     assert (after.etag, after.metadata) == (before.etag, {"k": "v"})
+
+
+GIB = 1024 * MIB
+
+
+def test_share_takes_no_more_than_its_quota(files: RunningFiles, share: ShareClient) -> None:
+    """Sizes count from the moment a file is created; what is removed or replaced makes room again."""
+    share.set_share_quota(1)
+    large, small, empty = (share.get_file_client(name) for name in ("large", "small", "empty"))
+    large.create_file(GIB - 10)
+    small.upload_file(b"x" * 10)
+    refusals: tuple[Callable[[], object], ...] = (
+        lambda: empty.create_file(1),
+        lambda: empty.upload_file(b"x"),
+        lambda: small.resize_file(11),
+        lambda: empty.start_copy_from_url(small.url),
+        lambda: large.create_file(GIB),
+    )
+    for refused in refusals:
+        with pytest.raises(HttpResponseError) as caught:
+            refused()
+        assert _code(caught) == (403, "ShareSizeLimitReached")
+    assert share.get_share_stats() == GIB
+    assert [entry["name"] for entry in share.list_directories_and_files()] == ["large", "small"], "nothing half made"
+    empty.create_file(0)
+    large.create_file(GIB - 10)
+    small.resize_file(5)
+    empty.create_file(5)
+    large.delete_file()
+    (files.folder(str(share.share_name)) / "by-a-process").write_bytes(b"x" * 20)
+    large.create_file(GIB - 30)
+    with pytest.raises(HttpResponseError):
+        share.get_file_client("another").create_file(1)
+    share.set_share_quota(2)
+    share.get_file_client("another").create_file(1)

@@ -24,6 +24,8 @@ class Store:
         self._connection.execute("PRAGMA journal_mode=WAL")
         # NORMAL: no fsync per commit. A killed process loses nothing, which is all that is promised.
         self._connection.execute("PRAGMA synchronous=NORMAL")
+        # The journal goes into the file, with an fsync that all requests wait for, each 40 MB instead of each 4 MB.
+        self._connection.execute("PRAGMA wal_autocheckpoint=10000")
         self._connection.execute(
             "CREATE TABLE IF NOT EXISTS documents"
             " (kind TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, key)) WITHOUT ROWID"

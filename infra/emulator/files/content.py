@@ -7,14 +7,16 @@ memory at a time.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import hashlib
 import itertools
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -26,6 +28,8 @@ MAXIMUM_BODY_BYTES = 4 * 1024 * 1024
 SMALL_BYTES = 128 * 1024
 _LARGE_BODIES = 8
 _ZEROS = bytes(1024 * 1024)
+# Linux: <fcntl.h> and <linux/fs.h>.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 Result = TypeVar("Result")
 
@@ -116,6 +120,27 @@ def write_new(path: str, data: bytes | bytearray, size: int) -> None:
         raise
     finally:
         os.close(descriptor)
+
+
+def replace(temporary: str, path: str) -> None:
+    """Makes a finished temporary file the one at `path`, in one step; what was there is gone.
+
+    ext4 waits for the disk while a file is renamed onto another one (mount option auto_da_alloc, for the sake of power
+    cuts): 0.2 to 3 ms, by how busy the disk is. Exchanging the two names does not wait: 0.05 ms.
+    """
+    exchange = _exchange()
+    if exchange is not None:
+        names = os.fsencode(temporary), os.fsencode(path)
+        if exchange(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+            Path(temporary).unlink()
+            return
+    os.replace(temporary, path)  # noqa: PTH105 - nothing there yet, or a system that cannot exchange
+
+
+@cache
+def _exchange() -> Any:
+    """renameat2 of the C library; None where there is none."""
+    return getattr(ctypes.CDLL(None), "renameat2", None)
 
 
 def clear(descriptor: int, first: int, end: int) -> None:

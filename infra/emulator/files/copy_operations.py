@@ -41,11 +41,12 @@ async def copy_file(backend: Backend, context: Context) -> web.Response:
     source = _source_file(backend, context, "x-ms-copy-source", Need("r", "o"))
     properties = _copied_properties(backend, context, source, text)
     # Refused before a long copy, and looked at again after it.
-    check_replaceable(backend, context, backend.tree.locate(context.place), properties)
+    check_replaceable(backend, context, properties)
     temporary = backend.spool.path()
     try:
         await asyncio.to_thread(_copy_content, source, temporary)
-        entry = place_file(backend, context, temporary, properties, preserved=_source_write_time(context, source))
+        written = _source_write_time(context, source)
+        entry = await place_file(backend, context, temporary, properties, preserved=written)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -31,6 +31,8 @@ from infra.emulator.files.tree import Entry, Place
 _EXTENSIONS = frozenset({"timestamps", "etag", "attributes", "permissionkey"})
 # Since this version lists tell ids.
 _IDS_SINCE = "2020-10-02"
+# A directory that takes no more than this on disk is read sooner than a thread is asked to: some 300 names on ext4.
+_SMALL_DIRECTORY_BYTES = 8 * 1024
 
 
 async def create_directory(backend: Backend, context: Context) -> web.Response:
@@ -108,9 +110,9 @@ async def list_directory(backend: Backend, context: Context) -> web.Response:
     size = page_size(query.get("maxresults"))
     start = _parse_marker(query.get("marker", ""))
     directory = existing_directory(backend, context)
-    page, following = await asyncio.to_thread(
-        _read_page, backend, directory.path, query.get("prefix", "").lower(), start, size
-    )
+    asked = (backend, directory.path, query.get("prefix", "").lower(), start, size)
+    small = directory.status.st_size <= _SMALL_DIRECTORY_BYTES
+    page, following = _read_page(*asked) if small else await asyncio.to_thread(_read_page, *asked)
     with_ids = context.version >= _IDS_SINCE
     items = "".join(_item(backend, context, name, path, status, include, with_ids) for name, path, status in page)
     path = "/".join(context.names)
@@ -135,7 +137,7 @@ async def list_directory(backend: Backend, context: Context) -> web.Response:
 def _read_page(
     backend: Backend, directory: str, prefix: str, start: tuple[str, str], size: int
 ) -> tuple[list[tuple[str, str, os.stat_result]], str]:
-    """Names, paths and states of a page, and the name that begins the next one ('': no more). Runs in a thread."""
+    """Names, paths and states of a page, and the name that begins the next one ('': no more). May run in a thread."""
     names = [
         name
         for name in backend.tree.names_in(directory)

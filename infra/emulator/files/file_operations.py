@@ -23,7 +23,7 @@ from infra.emulator.files.backend import (
 )
 from infra.emulator.files.context import Context
 from infra.emulator.files.exceptions import error, invalid_header
-from infra.emulator.files.tree import Entry, Location, Properties
+from infra.emulator.files.tree import Entry, Properties
 
 # Request header, and the header that tells it again.
 _HTTP_HEADERS = (
@@ -67,7 +67,7 @@ async def create_file(backend: Backend, context: Context) -> web.Response:
 
         digest = await content.work(length, write)
     try:
-        entry = place_file(backend, context, temporary, properties)
+        entry = await place_file(backend, context, temporary, properties)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -77,26 +77,35 @@ async def create_file(backend: Backend, context: Context) -> web.Response:
     return context.answer(201, headers)
 
 
-def place_file(
+async def place_file(
     backend: Backend, context: Context, temporary: str, properties: Properties, *, preserved: int | None = None
 ) -> Entry:
     """Makes a temporary file the one that is asked for, when lease, type and grant allow it.
 
-    `preserved` is the write time, in ticks, of what it was copied from. Raises StorageError 404, 409, 412.
+    `preserved` is the write time, in ticks, of what it was copied from. Raises StorageError 403 for a share without
+    room, 404, 409, 412.
     """
-    location = backend.tree.locate(context.place)
-    check_replaceable(backend, context, location, properties)
     written = formats.to_nanoseconds(preserved) if preserved else written_nanoseconds(context, properties.modified)
     os.utime(temporary, ns=(written, written))
-    return backend.tree.put_file(context.place, temporary, properties, location)
+    size = os.stat(temporary).st_size  # noqa: PTH116 - in every request
+    path, replaced = check_replaceable(backend, context, properties)
+    growth = size - (replaced.size if replaced else 0)
+    if not backend.shares.take(context.account, context.share, growth):
+        await backend.shares.make_room(context.account, context.share, growth)
+        path, replaced = check_replaceable(backend, context, properties)
+    return backend.tree.put_file(context.place, temporary, properties, path, replaced)
 
 
-def check_replaceable(backend: Backend, context: Context, location: Location, properties: Properties) -> None:
-    """Whether a file may be put at the location; a lease that is there passes on to the new properties."""
+def check_replaceable(backend: Backend, context: Context, properties: Properties) -> tuple[str, Entry | None]:
+    """Where on disk the file that is asked for may be put, and what it replaces; its lease passes on to `properties`.
+
+    Raises StorageError 404, 409, 412.
+    """
+    location = backend.tree.locate(context.place)
     lease_id = context.header("x-ms-lease-id")
     if location.status is None:
         leases.check_given(None, lease_id, noun="File")
-        return
+        return location.path, None
     existing = backend.tree.entry(context.place, location.path, location.status)
     if existing.is_directory:
         raise error("ResourceTypeMismatch")
@@ -104,6 +113,7 @@ def check_replaceable(backend: Backend, context: Context, location: Location, pr
     if not context.grant.allows("w"):
         raise error("AuthorizationPermissionMismatch")
     properties.lease = existing.properties.lease
+    return location.path, existing
 
 
 def parse_http_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -142,6 +152,9 @@ async def set_file_properties(backend: Backend, context: Context) -> web.Respons
     header = "x-ms-content-length"
     size = formats.parse_count(header, context.header(header), 0, MAXIMUM_FILE_BYTES)
     headers = parse_http_headers(context.request.headers)
+    if size is not None:
+        growth = size - existing_file(backend, context).size
+        await backend.shares.make_room(context.account, context.share, growth)
     entry = existing_file(backend, context)
     leases.check_write(entry.lease, context.header("x-ms-lease-id"), noun="File")
     written = written_nanoseconds(context, entry.last_write, preserved=entry.last_write)

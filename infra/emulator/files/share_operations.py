@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from xml.etree import ElementTree
 
@@ -14,7 +13,6 @@ from infra.emulator.files.context import Context
 from infra.emulator.files.exceptions import error, invalid_header, not_emulated
 from infra.emulator.files.formats import element
 from infra.emulator.files.shares import DEFAULT_QUOTA_GIB, MAXIMUM_QUOTA_GIB, Share
-from infra.emulator.files.tree import walk_sizes
 
 _TIERS = ("TransactionOptimized", "Hot", "Cool", "Premium")
 _POLICIES = 5
@@ -153,8 +151,7 @@ async def set_share_metadata(backend: Backend, context: Context) -> web.Response
 async def get_share_stats(backend: Backend, context: Context) -> web.Response:
     """Get Share Stats: the bytes of all files."""
     share = backend.shares.get(context.account, context.share)
-    folder = str(backend.shares.folder(context.account, context.share))
-    used = await asyncio.to_thread(lambda: sum(walk_sizes(folder)))
+    used = await backend.shares.measure(context.account, context.share)
     body = f"<ShareStats>{element('ShareUsageBytes', str(used))}</ShareStats>"
     return context.xml(formats.xml(body), _versions(share))
 

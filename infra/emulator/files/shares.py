@@ -1,14 +1,18 @@
 """The shares of every account: their documents in the store, their folders on disk.
 
-Knows nothing of HTTP, nor of what is inside a share.
+Knows nothing of HTTP, and of what is inside a share only how much it is.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import shutil
 import threading
+import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,9 @@ ENTRY_KIND = "files.entry"
 DEFAULT_QUOTA_GIB = 5120
 # The largest share of an account with large file shares, which every new account has.
 MAXIMUM_QUOTA_GIB = 102_400
+_GIB = 1024**3
+# What a local process writes into a share is noticed after so long.
+_ROOM_SECONDS = 30.0
 _DELETING_KIND = "files.deleting"
 _TRASH = ".deleted"
 _UNKNOWN = ".unknown"
@@ -46,12 +53,22 @@ class Share:
     permissions: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass
+class _Room:
+    """How many bytes a share may still take, as it was measured at a time.monotonic(), less what was taken since."""
+
+    left: int
+    measured: float
+
+
 class Shares:
     """Every share under `root`, one folder each: root/<account>/<share>."""
 
     def __init__(self, root: Path, store: Store) -> None:
         self.root = root
         self._store = store
+        self._room: dict[tuple[str, str], _Room] = {}
+        self._measuring = asyncio.Lock()
         root.mkdir(parents=True, exist_ok=True)
         for folder in root.glob("[!.]*/*"):
             account, name = folder.parent.name, folder.name
@@ -99,6 +116,7 @@ class Shares:
 
     def put(self, account: str, name: str, share: Share) -> None:
         """Stores a changed share."""
+        self._room.pop((account, name), None)
         self._store.put(KIND, f"{account}/{name}", asdict(share))
 
     def touch(self, account: str, name: str, share: Share) -> Share:
@@ -110,12 +128,44 @@ class Shares:
     def delete(self, account: str, name: str) -> None:
         """Removes the share and all that is in it. Raises StorageError 404."""
         self.get(account, name)
+        self._room.pop((account, name), None)
         with self._store.transaction():
             self._store.delete(KIND, f"{account}/{name}")
             self._store.put(_DELETING_KIND, f"{account}/{name}", True)
             for key, _ in self._store.items(ENTRY_KIND, f"{account}/{name}/"):
                 self._store.delete(ENTRY_KIND, key)
         self._discard(account, name)
+
+    def take(self, account: str, name: str, growth: int) -> bool:
+        """Counts bytes that the share is to hold from now on; False when they may be too many: ask make_room.
+
+        The size of a file counts from the moment it is created, written or not. Whether Azure counts what is not
+        written is not known.
+        """
+        if growth <= 0:
+            return True
+        room = self._room.get((account, name))
+        if room is None or room.left < growth or time.monotonic() - room.measured > _ROOM_SECONDS:
+            return False
+        room.left -= growth
+        return True
+
+    async def make_room(self, account: str, name: str, growth: int) -> None:
+        """Counts bytes that the share is to hold from now on. Raises StorageError 403 when its quota is reached."""
+        async with self._measuring:
+            if not self.take(account, name, growth):
+                await self.measure(account, name)
+                if not self.take(account, name, growth):
+                    raise error("ShareSizeLimitReached")
+
+    async def measure(self, account: str, name: str) -> int:
+        """The bytes of all files of the share; what `take` goes by is right again. Raises StorageError 404."""
+        quota = self.get(account, name).quota_gib * _GIB
+        folder = str(self.folder(account, name))
+        begun = time.monotonic()
+        used = await asyncio.to_thread(lambda: sum(_sizes(folder)))
+        self._room[account, name] = _Room(quota - used, begun)
+        return used
 
     def lease(self, share: Share) -> leases.Lease | None:
         """The share's lease."""
@@ -144,6 +194,16 @@ class Shares:
         trash = self.root / _TRASH
         if trash.exists():
             threading.Thread(target=_remove_all_in, args=(trash,), name="empty-trash", daemon=True).start()
+
+
+def _sizes(folder: str) -> Iterator[int]:
+    """The sizes of all files below a folder; what vanishes meanwhile is passed over."""
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            try:
+                yield os.stat(f"{directory}/{name}").st_size  # noqa: PTH116 - for every file of a share
+            except FileNotFoundError:
+                continue
 
 
 def _remove_all_in(trash: Path) -> None:

@@ -8,7 +8,7 @@ between the two leaves a file with its own properties.
 """
 
 # These run in every request, where a Path costs more than the system call that it makes.
-# ruff: noqa: PTH102, PTH104, PTH105, PTH106, PTH108, PTH112, PTH114, PTH116, PTH120, PTH208
+# ruff: noqa: PTH102, PTH104, PTH106, PTH108, PTH112, PTH114, PTH116, PTH120, PTH208
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.emulator.files import formats, leases
+from infra.emulator.files.content import replace
 from infra.emulator.files.exceptions import StorageError, error
 from infra.emulator.files.names import is_text
 from infra.emulator.files.shares import ENTRY_KIND
@@ -228,22 +229,24 @@ class Tree:
         self.put(entry)
         return entry
 
-    def put_file(self, place: Place, temporary: str, properties: Properties, location: Location) -> Entry:
-        """Makes a finished temporary file the file at `location`, at once and whole; replaces what was there."""
+    def put_file(
+        self, place: Place, temporary: str, properties: Properties, path: str, replaced: Entry | None
+    ) -> Entry:
+        """Makes a finished temporary file the one at `path`, at once and whole; `replaced` is what is there now."""
         status = os.stat(temporary)
         properties.inode, properties.mtime, properties.size = status.st_ino, status.st_mtime_ns, status.st_size
         properties.before = None
-        if location.status is not None:
-            old = _effective(self._store.get(ENTRY_KIND, place.key), location.status)
-            old.inode = location.status.st_ino
-            old.mtime, old.size = location.status.st_mtime_ns, location.status.st_size
-            old.before = None
+        if replaced is None:
+            self._store.put(ENTRY_KIND, place.key, properties.as_document())
+            os.rename(temporary, path)
+            self._noted(path)
+        else:
+            old, state = replaced.properties, replaced.status
+            old.inode, old.mtime, old.size, old.before = state.st_ino, state.st_mtime_ns, state.st_size, None
             properties.before = old.as_document()
-        self._store.put(ENTRY_KIND, place.key, properties.as_document())
-        os.replace(temporary, location.path)
-        if location.status is None:
-            self._noted(location.path)
-        return Entry(place, location.path, status, properties)
+            self._store.put(ENTRY_KIND, place.key, properties.as_document())
+            replace(temporary, path)
+        return Entry(place, path, status, properties)
 
     def remove(self, entry: Entry) -> None:
         """Deletes a file or an empty directory. Raises StorageError 409 DirectoryNotEmpty."""
@@ -374,13 +377,3 @@ def _written_locally(properties: Properties, status: os.stat_result) -> Properti
     properties.modified = properties.changed = formats.from_nanoseconds(status.st_ctime_ns)
     properties.ranges = None
     return properties
-
-
-def walk_sizes(path: str) -> Iterator[int]:
-    """The sizes of all files below a folder; what vanishes meanwhile is passed over."""
-    for directory, _, names in os.walk(path):
-        for name in names:
-            try:
-                yield os.stat(f"{directory}/{name}").st_size
-            except FileNotFoundError:
-                continue
