@@ -6,7 +6,7 @@ A Difference is a value: `deploy --dry-run` and `diff` show the same one. Knows 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,8 +89,9 @@ def against_current(share: ShareClient, package: Package, *, with_texts: bool = 
 def _parts(share: ShareClient, package: Package, current: Release | None) -> Iterator[Part]:
     release = package.release
     folder = f"{RELEASES}/{release.id}"
-    plan = share_module.plan(package.code, current.files if current else (), folder=folder)
+    files = current.files if current else ()
     before = f"{RELEASES}/{current.id}" if current else None
+    plan = share_module.plan(package.code, files, folder=folder, elsewhere=_paths(files, before))
     if not plan.is_empty:
         yield Part("code", before, folder, plan, share_module.folder_exists(share, folder))
     old = {"base model": current.base, **_adapters(current)} if current else {}
@@ -106,8 +107,13 @@ def _parts(share: ShareClient, package: Package, current: Release | None) -> Ite
             continue
         # Only what a deploy has written carries its files' hashes.
         present = share_module.read_remote(share, earlier) if earlier and earlier.startswith(f"{ADAPTERS}/") else ()
-        plan = share_module.plan(bundle.files, present, folder=bundle.folder)
+        plan = share_module.plan(bundle.files, present, folder=bundle.folder, elsewhere=_paths(present, earlier))
         yield Part(name, earlier, later, plan, share_module.folder_exists(share, bundle.folder))
+
+
+def _paths(files: Iterable[FileEntry], folder: str | None) -> dict[str, str]:
+    """SHA-256 -> path on the share, for what a deploy copies there instead of sending it."""
+    return {entry.sha256: f"{folder}/{entry.path}" for entry in files if entry.sha256}
 
 
 def _adapters(release: Release) -> dict[str, str]:

@@ -215,19 +215,24 @@ def upload(
     package: Package,
     lock: Lock,
     *,
+    earlier: str | None = None,
     progress: Callable[[str, Progress], None] | None = None,
 ) -> tuple[str, ...]:
     """Bring the release and its bundles onto the share, bundles first; returns the folders that were made.
 
-    What is there already is not sent again. progress gets the folder and how far its upload is. Raises CloudError,
+    What is there already is not sent again: the same files of an earlier release, by its id, and the same large files
+    of other bundles are copied on the share. progress gets the folder and how far its upload is. Raises CloudError,
     Locked when the lease was lost meanwhile, InferopsError when a file changed during the upload.
     """
     manifest = json.dumps(package.release.to_json(), indent=2).encode() + b"\n"
-    made = [
-        bundle.folder for bundle in package.bundles if _place(share, bundle.folder, bundle.files, {}, lock, progress)
-    ]
+    made = []
+    for bundle in package.bundles:
+        if not share_module.folder_exists(share, bundle.folder):
+            _place(share, bundle.folder, bundle.files, {}, _large_files_elsewhere(share, bundle.files), lock, progress)
+            made.append(bundle.folder)
     folder = f"{RELEASES}/{package.release.id}"
-    if _place(share, folder, package.code, {MANIFEST: manifest}, lock, progress):
+    if not share_module.folder_exists(share, folder):
+        _place(share, folder, package.code, {MANIFEST: manifest}, _files_of(share, earlier), lock, progress)
         made.append(folder)
     return tuple(made)
 
@@ -348,15 +353,15 @@ def _place(
     folder: str,
     files: tuple[LocalFile, ...],
     documents: Mapping[str, bytes],
+    elsewhere: Mapping[str, str],
     lock: Lock,
     progress: Callable[[str, Progress], None] | None,
-) -> bool:
-    """Make the folder hold the files, whole or not at all; False when it is there, which means that it is whole."""
-    if share_module.folder_exists(share, folder):
-        return False
+) -> None:
+    """Make the folder hold the files and documents, whole or not at all. elsewhere is share.plan's."""
     parent, _, name = folder.rpartition("/")
     incomplete = f"{parent}/.incomplete-{name}"
-    sync_plan = share_module.plan(files, share_module.read_remote(share, incomplete), folder=incomplete)
+    present = share_module.read_remote(share, incomplete)
+    sync_plan = share_module.plan(files, present, folder=incomplete, elsewhere=elsewhere)
     upload_module.apply(
         share, sync_plan, files, progress=None if progress is None else lambda done: progress(folder, done)
     )
@@ -364,7 +369,26 @@ def _place(
         share_module.write_small_file(share, f"{incomplete}/{path}", content)
     lock.check()
     share_module.move_folder(share, incomplete, folder)
-    return True
+
+
+def _files_of(share: ShareClient, release_id: str | None) -> dict[str, str]:
+    """SHA-256 -> path on the share, of a release's files."""
+    release = read_release(share, release_id) if release_id is not None else None
+    if release is None:
+        return {}
+    return {entry.sha256: f"{RELEASES}/{release.id}/{entry.path}" for entry in release.files}
+
+
+def _large_files_elsewhere(share: ShareClient, files: Iterable[LocalFile]) -> dict[str, str]:
+    """SHA-256 -> path on the share, of the bundles' files that may be the same as large ones of these.
+
+    Small files are not looked for: to find one takes as long as to send it.
+    """
+    sizes = {file.entry.bytes for file in files if file.entry.bytes > share_module.RANGE_BYTES}
+    if not sizes:
+        return {}
+    found = share_module.read_remote(share, ADAPTERS, sizes=sizes)
+    return {entry.sha256: f"{ADAPTERS}/{entry.path}" for entry in found if entry.sha256}
 
 
 def _model_folders(share: ShareClient, marks: Iterable[str]) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from scripts.diff import Difference, Part
 from scripts.garbage import Garbage
 from scripts.history import History
 from scripts.plan import Change, Delta, Kind, Plan
+from scripts.progress import Progress
 from scripts.proof import Proof
 from scripts.share import SyncPlan
 
@@ -97,6 +98,7 @@ def sync_json(sync: SyncPlan) -> dict[str, Any]:
             name: [vars(entry) for entry in getattr(sync, name)]
             for name in ("added", "changed", "removed", "unchanged")
         },
+        "copied": {copy.entry.path: copy.source for copy in sync.copied},
         "bytes_to_send": sync.bytes_to_send,
     }
 
@@ -142,7 +144,8 @@ def difference_counts(difference: Difference) -> str:
     against = f"against {difference.current}" if difference.current else "the first one"
     sends = [part.plan for part in difference.parts if part.plan is not None and not part.is_there]
     counts = {
-        name: sum(len(getattr(plan, name)) for plan in sends) for name in ("added", "changed", "removed", "unchanged")
+        name: sum(len(getattr(plan, name)) for plan in sends)
+        for name in ("added", "changed", "removed", "unchanged", "copied")
     }
     shown = ", ".join(f"{count} {name}" for name, count in counts.items())
     sent = f"{shown}; {size(difference.bytes_to_send)} to send" if sends else "everything is on the share already"
@@ -238,6 +241,28 @@ def size(count: int) -> str:
     return f"{value / 1000:.1f} TB"
 
 
+def transfer(done: Progress) -> str:
+    """How far it is: files, bytes, rate and time left, as far as they are known."""
+    known = [
+        f"{done.files_done} of {done.files_total} files",
+        f"{size(done.bytes_done)} of {size(done.bytes_total)}",
+    ]
+    if done.bytes_per_second is not None:
+        known.append(f"{size(round(done.bytes_per_second))}/s")
+    if done.seconds_left is not None:
+        known.append(f"{_duration(done.seconds_left)} left")
+    return ", ".join(known)
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def _change_lines(change: Change) -> list[str]:
     reason = f": {' '.join(change.reason.split())}" if change.reason else ""
     head = f"{SIGNS[change.kind]} {change.resource_type} {change.name}{reason}"
@@ -272,7 +297,7 @@ def _sync_counts(sync: SyncPlan) -> str:
         return f"No changes: {_counted(len(sync.unchanged), 'file')} on the share as here."
     return (
         f"{len(sync.added)} added, {len(sync.changed)} changed, {len(sync.removed)} removed, "
-        f"{len(sync.unchanged)} unchanged; {size(sync.bytes_to_send)} to send."
+        f"{len(sync.unchanged)} unchanged, {len(sync.copied)} copied; {size(sync.bytes_to_send)} to send."
     )
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from scripts import diff, history, proof, publish, release, replica, report
 from scripts.deployment import Outputs
@@ -20,6 +19,7 @@ from scripts.diff import Difference
 from scripts.endpoint import Readiness
 from scripts.errors import InferopsError, NotFound, NotReady, ProofFailed
 from scripts.lock import Lock
+from scripts.progress import Progress
 from scripts.proof import ExpectedAnswer, Proof
 from scripts.release import Current, Package, Release
 from scripts.session import Session
@@ -82,7 +82,7 @@ def deploy(session: Session) -> Deployed:
         previous = _fallback(before, target)
         with history.recorded(share, lock, _entry(session, "deploy", target, before), before, say=session.say):
             with timings.phase("upload"):
-                _upload(session, package, lock)
+                _upload(session, package, lock, before)
             shown = _switch(session, target, previous, lock, timings)
     return _published(session, target, previous if previous != target.id else None, True, shown, timings)
 
@@ -208,11 +208,12 @@ def _proven_again(session: Session, target: Release, timings: Timings) -> Deploy
     return _published(session, target, None, False, shown, timings)
 
 
-def _upload(session: Session, package: Package, lock: Lock) -> None:
-    def progress(folder: str, done: Any) -> None:
-        session.progress(f"{folder}: {done.files_done} of {done.files_total} files, {report.size(done.bytes_done)}")
+def _upload(session: Session, package: Package, lock: Lock, before: Current | None) -> None:
+    def progress(folder: str, done: Progress) -> None:
+        session.progress(f"{folder}: {report.transfer(done)}")
 
-    for folder in release.upload(session.share, package, lock, progress=progress):
+    earlier = before.release if before is not None else None
+    for folder in release.upload(session.share, package, lock, earlier=earlier, progress=progress):
         session.say(f"uploaded {folder}")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -78,32 +78,31 @@ class SyncPlan:
         return not (self.added or self.changed or self.removed)
 
 
-def read_remote(share: ShareClient, folder: str) -> tuple[FileEntry, ...]:
+def read_remote(share: ShareClient, folder: str, *, sizes: Container[int] | None = None) -> tuple[FileEntry, ...]:
     """The files under a folder of the share, by paths relative to it; empty when there is no such folder.
 
-    One request per directory and one per file: a listing carries neither MD5 nor metadata.
+    One request per directory and one per file, because a listing carries neither MD5 nor metadata; with sizes, only the
+    files that have so many bytes are asked for and told.
     """
-    sizes: dict[str, int] = {}
-    waiting = [""]
-    while waiting:
-        below = waiting.pop()
-        for name, size in list_folder(share, join(folder, below)):
-            if size is None:
-                waiting.append(join(below, name))
-            else:
-                sizes[join(below, name)] = size
-
-    def entry(path: str) -> FileEntry:
-        with cloud.translated(f"reading the properties of {join(folder, path)}"):
-            properties = share.get_file_client(join(folder, path)).get_file_properties()
-        # A copy has its source's MD5 from the start.
-        copying = properties.copy.status not in (None, "success")
-        complete = properties.content_settings.content_md5 is not None and not copying
-        digest = (properties.metadata or {}).get(HASH_METADATA, "") if complete else ""
-        return FileEntry(path, sizes[path], digest)
-
+    found: dict[str, int] = {}
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-        return tuple(pool.map(entry, sorted(sizes)))
+        level = [""]
+        while level:
+            listed = pool.map(lambda below: (below, list_folder(share, join(folder, below))), level)
+            items = [(join(below, name), size) for below, children in listed for name, size in children]
+            found |= {path: size for path, size in items if size is not None and (sizes is None or size in sizes)}
+            level = [path for path, size in items if size is None]
+
+        def entry(path: str) -> FileEntry:
+            with cloud.translated(f"reading the properties of {join(folder, path)}"):
+                properties = share.get_file_client(join(folder, path)).get_file_properties()
+            # A copy has its source's MD5 from the start.
+            copying = properties.copy.status not in (None, "success")
+            complete = properties.content_settings.content_md5 is not None and not copying
+            digest = (properties.metadata or {}).get(HASH_METADATA, "") if complete else ""
+            return FileEntry(path, found[path], digest)
+
+        return tuple(pool.map(entry, sorted(found)))
 
 
 def list_folder(share: ShareClient, folder: str) -> list[tuple[str, int | None]]:

@@ -114,7 +114,7 @@ def pull_release(session: Session, name: str, folder: Path, *, with_adapters: bo
     found = release.find(session.share, name)
 
     def progress(done: Progress) -> None:
-        session.progress(f"{done.files_done} of {done.files_total} files, {report.size(done.bytes_done)}")
+        session.progress(report.transfer(done))
 
     return found, len(pull.pull(session.share, found, folder, with_adapters=with_adapters, progress=progress))
 

@@ -115,7 +115,7 @@ def test_a_plan_for_a_machine() -> None:
 
 
 def test_a_sync_plan() -> None:
-    counts = "1 added, 1 changed, 1 removed, 1 unchanged; 1.5 kB to send."
+    counts = "1 added, 1 changed, 1 removed, 1 unchanged, 0 copied; 1.5 kB to send."
     files = ["+ inference/new.py (1.5 kB)", "~ inference/~serve.py (10 B)", "- old.py (5 B)"]
     assert report.sync_text(SYNC).splitlines() == [*files, counts]
     assert "! inference/~serve.py (10 B)" in report.sync_markdown(SYNC).splitlines()
