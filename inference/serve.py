@@ -1,7 +1,7 @@
 """The entry: settings -> engine -> API and page -> serve until SIGTERM.
 
-The port opens at once; the model loads in the engine's thread and the page is built beside it. The log and /ready say
-how far they are.
+The port opens at once while the model loads in the engine's thread; the log and /ready say how far it is. The page is
+built when somebody first looks for it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import uvicorn
 from access_log import AccessLog, write_to_stdout
 from api import About, create_api
-from asgi import Application, Message, Receive, Scope, Send
 from auth import Gate
 from connection import connection_class
 from engine import Engine, EngineLimits, Load, Report
+from late_page import LatePage
 from limits import BodyLimit, KeyLimitLayer, KeyLimits
 from metrics import Metrics
 from settings import Settings, SettingsError, read_settings
@@ -78,7 +78,7 @@ async def _serve(settings: Settings) -> int:
     metrics.watch(engine, settings.release)
     about = About(settings.release, settings.created, settings.keep_alive_seconds)
     api = create_api(engine, about, metrics.expose)
-    page = LatePage()
+    page = LatePage(engine, _page_builder(settings, engine))
     api.mount("/", page)
     in_time = BodyLimit(api, limits.max_body_bytes, limits.body_seconds)
     within_limits = KeyLimitLayer(in_time, KeyLimits(limits.key_concurrent, limits.key_requests_per_minute))
@@ -101,9 +101,8 @@ async def _serve(settings: Settings) -> int:
         return 1
     log.info("release %s: listening on %s:%d", settings.release, settings.host, settings.port)
     engine.start()
-    building = asyncio.create_task(_keep_page(page, engine))
     await _serve_until_told(server, listener, engine, page, settings.shutdown_grace_seconds)
-    await asyncio.wait({building}, timeout=2)
+    await page.closed(2)
     log.info("ended")
     logging.shutdown()
     # At once: a thread that still loads the model or the page cannot be stopped, and Python would take seconds to put
@@ -123,7 +122,8 @@ def _loader(settings: Settings) -> Load:
             report(phase, ledger)
             log.info("start: %s%s", phase, _ledger_words(ledger))
 
-        tell("importing torch", {"install_seconds": settings.install_seconds} if settings.install_seconds else {})
+        before = {"wait_seconds": settings.wait_seconds, "install_seconds": settings.install_seconds}
+        tell("importing torch", {name: seconds for name, seconds in before.items() if seconds})
         began = time.monotonic()
         import model
 
@@ -134,6 +134,8 @@ def _loader(settings: Settings) -> Load:
             limits=settings.limits,
             device=settings.device,
             dtype=settings.dtype,
+            quantization=settings.quantization,
+            merge=settings.merge,
             report=tell,
         )
 
@@ -141,8 +143,12 @@ def _loader(settings: Settings) -> Load:
 
 
 def _ledger_words(ledger: dict[str, float]) -> str:
-    """(read 14.3 MB, 700 MB/s, 0.02 s) from numbers that carry their units in their names."""
+    """(14.3 MB, 700 MB/s, read 0.02 s) from numbers that carry their units in their names."""
     words = []
+    if "weights_bytes" in ledger:
+        words.append(f"weights {ledger['weights_bytes'] / 1e6:.1f} MB")
+    if "bfloat16_speedup" in ledger:
+        words.append(f"bfloat16 {ledger['bfloat16_speedup']:.1f} times as quick as float32 here")
     if "read_bytes" in ledger:
         megabytes = ledger["read_bytes"] / 1e6
         words.append(f"{megabytes:.1f} MB, {megabytes / max(ledger['read_seconds'], 1e-6):.0f} MB/s")
@@ -151,57 +157,13 @@ def _ledger_words(ledger: dict[str, float]) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
-class LatePage:
-    """The page's place at "/": until the page is built, a browser is told to wait; at the end its connections close."""
-
-    def __init__(self) -> None:
-        self.application: Application | None = None
-        self.ending = asyncio.Event()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.application is not None:
-            await self.application(scope, self._until_ending(receive), send)
-            return
-        body = b"<!doctype html><meta http-equiv='refresh' content='2'><p>The page is starting ..."
-        headers = [(b"content-type", b"text/html; charset=utf-8"), (b"retry-after", b"2")]
-        await send({"type": "http.response.start", "status": 503, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    def _until_ending(self, receive: Receive) -> Receive:
-        """Tell the application that the browser has gone when the server ends: an open page listens for ever."""
-
-        async def received() -> Message:
-            message = asyncio.ensure_future(receive())
-            ended = asyncio.ensure_future(self.ending.wait())
-            try:
-                await asyncio.wait({message, ended}, return_when=asyncio.FIRST_COMPLETED)
-                return await message if message.done() else {"type": "http.disconnect"}
-            finally:
-                message.cancel()
-                ended.cancel()
-
-        return received
-
-
-async def _keep_page(page: LatePage, engine: Engine) -> None:
-    """Build the page, run it until the server ends."""
-
+def _page_builder(settings: Settings, engine: Engine) -> Callable[[], FastAPI]:
     def build() -> FastAPI:
-        # After the model: two threads that import large packages at once only wait for each other, and readiness
-        # counts first.
-        engine.wait_until_loaded()
         import ui
 
-        return ui.build_page(engine)
+        return ui.build_page(engine, base=settings.base_name, release=settings.release)
 
-    try:
-        built = await asyncio.to_thread(build)
-        async with built.router.lifespan_context(built):
-            page.application = built
-            log.info("start: the page is there")
-            await page.ending.wait()
-    except Exception:  # the API goes on without the page
-        log.exception("the page cannot be served")
+    return build
 
 
 class _Server(uvicorn.Server):
@@ -231,7 +193,7 @@ async def _serve_until_told(
         await told.wait()
         if not await engine.drain(grace_seconds):
             log.warning("the grace period is over: requests that still ran were cut short")
-        page.ending.set()
+        page.end()
         server.should_exit = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -239,7 +201,7 @@ async def _serve_until_told(
     draining = asyncio.create_task(drain())
     await server.serve(sockets=[listener])
     draining.cancel()
-    page.ending.set()
+    page.end()
 
 
 def _listen(host: str, port: int) -> socket.socket:

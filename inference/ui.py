@@ -1,107 +1,151 @@
-"""The page: a chat over the same engine interface as the API.
+"""The page: a chat, and two models beside each other on one prompt, over the same engine interface as the API.
 
 Knows no torch and no key: auth.py has let the browser in.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+import html
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from engine import ChatRequest, Engine, EngineFull, EngineNotReady, Finished, RequestRefused
 from fastapi import FastAPI
+from ui_style import STYLE, theme
 
 NOT_ANSWERED = "Not answered"
 
-PLACEHOLDER = """### Ask the model something
-Choose the base model or an adapter above. The whole conversation is sent each time."""
+SHOWN_EVERY_SECONDS = 0.05
+"""An answer is drawn anew at most so often: each time costs the server a millisecond or two of one core."""
 
-STYLE = """
-.gradio-container { width: 100% !important; max-width: 56rem !important; margin: 0 auto !important; }
-#top { align-items: center; flex-wrap: nowrap; gap: .75rem; }
-#title { flex: 1 1 auto; min-width: 0; padding: 0; }
-#title h1 { margin: 0; font-size: 1.25rem; font-weight: 650; }
-#model { flex: 0 1 18rem; min-width: 8rem !important; }
-#sign-out { flex: 0 0 auto; width: auto; min-width: 0; padding: 0; white-space: nowrap; font-size: .9rem; }
-#sign-out a { color: var(--body-text-color-subdued); text-decoration: none; }
-#sign-out a:hover { text-decoration: underline; }
-#chat { min-height: 16rem; border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); }
-#chat .placeholder { padding: 1.5rem; text-align: center; }
-footer { display: none !important; }
-@media (max-width: 600px) {
-  .gradio-container main { padding: .75rem !important; }
-}
-"""
+PLACEHOLDER = "### Ask the model something\nThe whole conversation is sent each time."
 
 
-def build_page(engine: Engine) -> FastAPI:
-    """An application with the page at "/"; its lifespan must be entered before the first request."""
+@dataclass(frozen=True)
+class Said:
+    """An answer as far as it has come. `refused` is why there is none; times are seconds since it was asked for."""
 
-    async def answer(
+    text: str = ""
+    tokens: int = 0
+    first_after: float = 0.0
+    last_after: float = 0.0
+    refused: str | None = None
+
+    @property
+    def shown(self) -> str:
+        return self.text if self.refused is None else f"{NOT_ANSWERED}: {self.refused}"
+
+    @property
+    def pace(self) -> str:
+        """24 tokens, 31.2 tokens/s, first after 0.42 s. The rate is that of the tokens after the first."""
+        if not self.tokens:
+            return ""
+        words = [f"{self.tokens} {'token' if self.tokens == 1 else 'tokens'}"]
+        if self.tokens > 1 and self.last_after > self.first_after:
+            words.append(f"{(self.tokens - 1) / (self.last_after - self.first_after):.1f} tokens/s")
+        return " · ".join([*words, f"first after {self.first_after:.2f} s"])
+
+
+async def answers(engine: Engine, request: ChatRequest) -> AsyncGenerator[Said, None]:
+    """The answer again and again as it grows; the last one is whole. Leaving the iterator stops the computing."""
+    began = time.monotonic()
+    try:
+        stream = await engine.submit(request)
+    except (RequestRefused, EngineFull, EngineNotReady) as error:
+        yield Said(refused=str(error))
+        return
+    text, tokens, first_after, last_after, shown_at = "", 0, 0.0, 0.0, 0.0
+    try:
+        async for event in stream:
+            now = time.monotonic()
+            if isinstance(event, Finished):
+                refused = (event.error or "no reason") if event.reason == "error" else None
+                yield Said(text, tokens, first_after, last_after, refused)
+            else:
+                text += event.text
+                tokens += len(event.tokens)
+                last_after = now - began
+                first_after = first_after or last_after
+                if now - shown_at >= SHOWN_EVERY_SECONDS:
+                    shown_at = now
+                    yield Said(text, tokens, first_after, last_after)
+    finally:
+        # The stop button and a closed browser end up here too.
+        stream.cancel()
+
+
+def build_page(engine: Engine, *, base: str, release: str) -> FastAPI:
+    """An application with the page at "/"; its lifespan must be entered before the first request.
+
+    base is the base model's name; it stands in the title with the release.
+    """
+
+    async def chat(
         message: str, history: list[dict[str, Any]], model: str, system: str, temperature: float, max_tokens: float
-    ) -> AsyncIterator[str | dict[str, Any]]:
+    ) -> AsyncIterator[tuple[str | dict[str, Any], str]]:
         messages = [*conversation(history, system or ""), {"role": "user", "content": message}]
-        request = ChatRequest(messages, model, max_tokens=int(max_tokens), temperature=temperature)
-        try:
-            stream = await engine.submit(request)
-        except (RequestRefused, EngineFull, EngineNotReady) as error:
-            yield _not_answered(str(error))
-            return
-        text = ""
-        try:
-            async for event in stream:
-                if isinstance(event, Finished):
-                    if event.reason == "error":
-                        yield _not_answered(event.error or "")
-                    elif not text:
-                        yield ""
-                elif event.text:
-                    text += event.text
-                    yield text
-        finally:
-            # The stop button and a closed browser end up here too.
-            stream.cancel()
+        request = ChatRequest(messages, model=model, max_tokens=int(max_tokens), temperature=temperature)
+        async with aclosing(answers(engine, request)) as growing:
+            async for said in growing:
+                yield said.text if said.refused is None else _not_answered(said.refused), said.pace
 
-    limits = engine.limits
-    with gr.Blocks(title="Chat", fill_height=True) as blocks:
+    async def compare(
+        prompt: str, left: str, right: str, system: str, temperature: float, max_tokens: float
+    ) -> AsyncIterator[tuple[str, str, str, str]]:
+        messages = [*conversation([], system or ""), {"role": "user", "content": prompt}]
+        latest = [Said(), Said()]
+        news = asyncio.Event()
+
+        async def follow(side: int, model: str) -> None:
+            request = ChatRequest(messages, model=model, max_tokens=int(max_tokens), temperature=temperature)
+            async with aclosing(answers(engine, request)) as growing:
+                async for said in growing:
+                    latest[side] = said
+                    news.set()
+
+        both = [asyncio.create_task(follow(side, model)) for side, model in enumerate((left, right))]
+        for task in both:
+            task.add_done_callback(lambda _: news.set())
+        try:
+            ended = False
+            while not ended:
+                await news.wait()
+                news.clear()
+                ended = all(task.done() for task in both)
+                yield latest[0].shown, latest[0].pace, latest[1].shown, latest[1].pace
+            await asyncio.gather(*both)
+        finally:
+            for task in both:
+                task.cancel()
+
+    with gr.Blocks(title=f"{base} · {release}", fill_height=True) as blocks:
         with gr.Row(elem_id="top"):
-            gr.HTML("<h1>Chat</h1>", elem_id="title")
-            model = gr.Dropdown(
-                list(engine.models), value=engine.default_model, show_label=False, container=False, elem_id="model"
-            )
+            gr.HTML(_title(engine, base, release), elem_id="title")
             gr.HTML('<a href="logout">Sign out</a>', elem_id="sign-out")
-        system = gr.Textbox("", label="System prompt", lines=2, render=False)
-        temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature (0: always the likeliest word)", render=False)
-        longest = gr.Slider(
-            1, limits.max_new_tokens, limits.default_new_tokens, step=1, label="Longest answer, in tokens", render=False
-        )
-        gr.ChatInterface(
-            answer,
-            chatbot=gr.Chatbot(
-                show_label=False,
-                container=False,
-                scale=1,
-                layout="bubble",
-                buttons=["copy", "copy_all"],
-                placeholder=PLACEHOLDER,
-                elem_id="chat",
-            ),
-            textbox=gr.Textbox(
-                placeholder="Write a message",
-                elem_id="message",
-                autofocus=True,
-                submit_btn=True,
-                stop_btn=True,
-                max_lines=8,
-                scale=7,
-            ),
-            additional_inputs=[model, system, temperature, longest],
-            additional_inputs_accordion=gr.Accordion("Settings", open=False, render=False),
-            api_name="chat",
-            concurrency_limit=None,
-            show_progress="hidden",
-        )
+        with gr.Accordion("Settings", open=False, elem_id="settings"):
+            system = gr.Textbox("", label="System prompt", lines=2)
+            with gr.Row():
+                temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature", info="0: always the likeliest word")
+                limits = engine.limits
+                longest = gr.Slider(
+                    1,
+                    limits.max_new_tokens,
+                    limits.default_new_tokens,
+                    step=1,
+                    label="Longest answer",
+                    info="in tokens",
+                )
+        settings: list[Any] = [system, temperature, longest]
+        with gr.Tabs():
+            with gr.Tab("Chat"):
+                _chat_tab(engine, chat, settings)
+            with gr.Tab("Compare", visible=len(engine.models) > 1):
+                _compare_tab(engine, compare, settings)
     page: FastAPI = gr.mount_gradio_app(
         FastAPI(),
         blocks,
@@ -111,17 +155,90 @@ def build_page(engine: Engine) -> FastAPI:
         footer_links=[],
         # What the engine refuses is shown; anything else stands in the log alone.
         show_error=False,
-        theme=gr.themes.Default(
-            primary_hue="blue",
-            neutral_hue="slate",
-            radius_size="lg",
-            # Fonts of the reader's own machine: nothing is fetched from elsewhere.
-            font=["system-ui", "sans-serif"],
-            font_mono=["ui-monospace", "monospace"],
-        ),
+        theme=theme(),
         css=STYLE,
     )
     return page
+
+
+def _chat_tab(engine: Engine, chat: Any, settings: list[Any]) -> None:
+    model = _model_choice(engine, engine.default_model, "model")
+    pace = gr.HTML("", elem_id="chat-pace", elem_classes="pace", render=False)
+    gr.ChatInterface(
+        chat,
+        chatbot=gr.Chatbot(
+            show_label=False,
+            container=False,
+            height="calc(100dvh - 21.5rem)",
+            layout="bubble",
+            buttons=["copy", "copy_all"],
+            placeholder=PLACEHOLDER,
+            elem_id="chat",
+        ),
+        textbox=gr.Textbox(
+            placeholder="Write a message",
+            elem_id="message",
+            autofocus=True,
+            submit_btn=True,
+            stop_btn=True,
+            max_lines=8,
+            scale=7,
+        ),
+        additional_inputs=[model, *settings],
+        additional_outputs=[pace],
+        api_name="chat",
+        concurrency_limit=None,
+        show_progress="hidden",
+    )
+    pace.render()  # type: ignore[no-untyped-call]
+
+
+def _compare_tab(engine: Engine, compare: Any, settings: list[Any]) -> None:
+    """The base on the left, what answers by default on the right; both can be changed."""
+    other = next((name for name in reversed(engine.models) if name != engine.default_model), engine.default_model)
+    prompt = gr.Textbox(
+        placeholder="One prompt for both",
+        elem_id="prompt",
+        show_label=False,
+        submit_btn=True,
+        stop_btn=False,
+        max_lines=8,
+    )
+    choices, outputs = [], []
+    with gr.Row(elem_id="sides"):
+        for side, chosen in (("left", other), ("right", engine.default_model)):
+            with gr.Column(elem_classes="side", min_width=280):
+                choices.append(_model_choice(engine, chosen, f"{side}-model"))
+                # Plain, so that what differs is what the models said, white space included.
+                said = gr.Textbox(
+                    show_label=False, interactive=False, lines=6, max_lines=24, buttons=["copy"], elem_id=f"{side}-said"
+                )
+                outputs += [said, gr.HTML("", elem_id=f"{side}-pace", elem_classes="pace")]
+    begun = prompt.submit(
+        lambda: gr.Textbox(submit_btn=False, stop_btn=True), None, prompt, queue=False, api_visibility="private"
+    )
+    asked = begun.then(
+        compare,
+        [prompt, *choices, *settings],
+        outputs,
+        concurrency_limit=None,
+        show_progress="hidden",
+        api_name="compare",
+    )
+    asked.then(lambda: gr.Textbox(submit_btn=True, stop_btn=False), None, prompt, queue=False, api_visibility="private")
+    prompt.stop(None, None, None, cancels=[asked], api_visibility="private")
+
+
+def _model_choice(engine: Engine, chosen: str, name: str) -> gr.Dropdown:
+    return gr.Dropdown(
+        list(engine.models), value=chosen, label="Model", show_label=False, container=False, elem_id=name
+    )
+
+
+def _title(engine: Engine, base: str, release: str) -> str:
+    adapters = len(engine.models) - 1
+    beside = f"{adapters} adapter{'' if adapters == 1 else 's'} · " if adapters else ""
+    return f"<h1>{html.escape(base)}</h1><p>{beside}release <code>{html.escape(release)}</code></p>"
 
 
 def _not_answered(reason: str) -> dict[str, Any]:

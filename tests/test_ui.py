@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio_client  # type: ignore[import-untyped]
 import openai
 import pytest
+import uvicorn
+from engine import Engine, EngineLimits, Report
 from gradio_client.exceptions import AuthenticationError  # type: ignore[import-untyped]
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -17,11 +23,14 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
-from ui import NOT_ANSWERED, conversation
+from ui import NOT_ANSWERED, build_page, conversation
 
-from tests.fixtures_inference import BEARER, KEY, Server, server, tiny_model
+from tests.fixtures_inference import BEARER, KEY, LIMITS, Server, TinyModel, free_port, server, tiny_model
 
 __all__ = ["server", "tiny_model"]
+
+
+PACE = re.compile(r"\d+ tokens · [\d.]+ tokens/s · first after [\d.]+ s")
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +46,90 @@ def api_answer(server: Server, model: str, *messages: tuple[str, str], max_token
     return answer.choices[0].message.content or ""
 
 
+class Turnstile:
+    """A batch that makes as many steps as it is allowed to, so that a test can look at an answer half-way."""
+
+    def __init__(self, batch: Any) -> None:
+        self._batch = batch
+        self.allowed = threading.Semaphore(0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def step(self) -> Any:
+        self.allowed.acquire()
+        return self._batch.step()
+
+
+@dataclass
+class PacedPage:
+    """The page over an engine in this process that computes a step at a time; nothing before it asks for a key."""
+
+    engine: Engine
+    turnstile: Turnstile
+    address: str
+    steps: int = 0
+
+    def step_until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Allow one step after another, a hundred in a second at the most, until the condition holds."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {seconds} s and {self.steps} steps"
+            self.turnstile.allowed.release()
+            self.steps += 1
+            time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def paced(tiny_model: TinyModel) -> Iterator[PacedPage]:
+    turnstiles: list[Turnstile] = []
+
+    def load(report: Report) -> Any:
+        import model
+
+        chosen = (tiny_model.adapters[1],)
+        loaded = model.load(tiny_model.base, chosen, limits=LIMITS, device="cpu", dtype="float32", report=report)
+        turnstiles.append(Turnstile(loaded.batch))
+        return replace(loaded, batch=turnstiles[0])
+
+    limits = EngineLimits(max_prompt_tokens=400, default_new_tokens=150, max_new_tokens=200, max_queue=40)
+    engine = Engine(load=load, models=("other", "tiny-base"), default_model="other", limits=limits)
+    engine.start()
+    engine.wait_until_loaded()
+    assert engine.state.status == "ready", engine.state.error
+    page = build_page(engine, base="tiny-base", release="paced")
+    port = free_port()
+    served = uvicorn.Server(
+        uvicorn.Config(page, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=1)
+    )
+    serving = threading.Thread(target=served.run, daemon=True)
+    serving.start()
+    while not served.started:
+        assert serving.is_alive()
+        time.sleep(0.01)
+    yield PacedPage(engine, turnstiles[0], f"http://127.0.0.1:{port}")
+    turnstiles[0].allowed.release(1000)
+    served.should_exit = True
+    serving.join(10)
+    asyncio.run(engine.drain(5))
+
+
 # gradio_client
 
 
 def test_gradio_client_with_the_login(page: Server) -> None:
     for model in ("default", "other", "tiny-base"):
         client = gradio_client.Client(page.address, auth=("anybody", KEY), verbose=False)
-        said = client.predict("the quick brown fox", model, "", 0, 24, api_name="/chat")
+        said, pace = client.predict("the quick brown fox", model, "", 0, 24, api_name="/chat")
         assert said == api_answer(page, model, ("user", "the quick brown fox"))
+        assert PACE.fullmatch(pace), pace
 
 
 def test_a_client_s_turns_are_one_conversation(page: Server) -> None:
     client = gradio_client.Client(page.address, headers=BEARER, verbose=False)
     client.predict("fox " * 900, "default", "", 0, 24, api_name="/chat")  # refused, so it is no part of it
-    first = client.predict("the fox", "default", "", 0, 8, api_name="/chat")
-    second = client.predict("and the dog", "other", "", 0, 24, api_name="/chat")
+    first, _ = client.predict("the fox", "default", "", 0, 8, api_name="/chat")
+    second, _ = client.predict("and the dog", "other", "", 0, 24, api_name="/chat")
     assert first == api_answer(page, "default", ("user", "the fox"), max_tokens=8)
     turns = [("user", "the fox"), ("assistant", first), ("user", "and the dog")]
     assert second == api_answer(page, "other", *turns)
@@ -59,8 +137,26 @@ def test_a_client_s_turns_are_one_conversation(page: Server) -> None:
 
 def test_gradio_client_with_the_header(page: Server) -> None:
     client = gradio_client.Client(page.address, headers=BEARER, verbose=False)
-    said = client.predict("the fox", "other", "be a fox", 0, 12, api_name="/chat")
+    said, _ = client.predict("the fox", "other", "be a fox", 0, 12, api_name="/chat")
     assert said == api_answer(page, "other", ("system", "be a fox"), ("user", "the fox"), max_tokens=12)
+
+
+def test_two_models_beside_each_other(page: Server) -> None:
+    client = gradio_client.Client(page.address, headers=BEARER, verbose=False)
+    shown = client.predict("the fox", "tiny-base", "other", "be a fox", 0, 12, api_name="/compare")
+    turns = (("system", "be a fox"), ("user", "the fox"))
+    assert shown[0] == api_answer(page, "tiny-base", *turns, max_tokens=12)
+    assert shown[2] == api_answer(page, "other", *turns, max_tokens=12)
+    assert shown[0] != shown[2]
+    assert PACE.fullmatch(shown[1])
+    assert PACE.fullmatch(shown[3])
+
+
+def test_what_cannot_be_compared_says_why_on_both_sides(page: Server) -> None:
+    client = gradio_client.Client(page.address, headers=BEARER, verbose=False)
+    shown = client.predict("fox " * 900, "tiny-base", "other", "", 0, 12, api_name="/compare")
+    for said in (shown[0], shown[2]):
+        assert "from 1 to 400 are possible here" in said
 
 
 def test_gradio_client_without_the_key(page: Server) -> None:
@@ -70,19 +166,30 @@ def test_gradio_client_without_the_key(page: Server) -> None:
         gradio_client.Client(page.address, auth=("anybody", "wrong"), verbose=False)
 
 
-def test_the_answer_streams(page: Server) -> None:
-    client = gradio_client.Client(page.address, headers=BEARER, verbose=False)
-    job = client.submit("the quick brown fox", "default", "", 0, 24, api_name="/chat")
-    whole = job.result(timeout=60)
-    parts = job.outputs()
-    assert len(parts) > 3
-    assert parts[-1] == whole
-    assert all(whole.startswith(part) for part in parts)
+def test_the_answer_streams(paced: PacedPage) -> None:
+    client = gradio_client.Client(paced.address, verbose=False)
+    job = client.submit("the quick brown fox", "tiny-base", "", 0, 100, api_name="/chat")
+    paced.step_until(lambda: len(job.outputs()) > 3)
+    paced.step_until(job.done)
+    said = [text for text, _ in job.outputs()]
+    assert len(set(said)) > 3
+    assert all(said[-1].startswith(text) for text in said)
+
+
+def test_leaving_stops_the_computing(paced: PacedPage) -> None:
+    client = gradio_client.Client(paced.address, verbose=False)
+    job = client.submit("the quick brown fox", "tiny-base", "other", "", 0, 100, api_name="/compare")
+    paced.step_until(lambda: len(job.outputs()) > 2)
+    before = paced.steps
+    assert paced.engine.open_requests == 2
+    job.cancel()
+    paced.step_until(lambda: paced.engine.open_requests == 0)
+    assert paced.steps - before < 50, "neither side was computed to its end"
 
 
 def test_a_message_that_is_too_long_is_answered_with_the_reason(page: Server) -> None:
     client = gradio_client.Client(page.address, headers=BEARER, verbose=False)
-    said = client.predict("fox " * 900, "default", "", 0, 24, api_name="/chat")
+    said, _ = client.predict("fox " * 900, "default", "", 0, 24, api_name="/chat")
     assert "from 1 to 400 are possible here" in str(said)
 
 
@@ -111,15 +218,15 @@ needs_browser = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     assert CHROMIUM
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for argument in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
         options.add_argument(argument)
     options.add_argument("--disable-dev-shm-usage")
-    options.add_argument(f"--user-data-dir={tmp_path}/profile")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('browser')}/profile")
     driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
     try:
         yield driver
@@ -136,21 +243,53 @@ def wait(browser: webdriver.Chrome, condition: Any, seconds: float = 60) -> Any:
     return WebDriverWait(browser, seconds).until(condition)
 
 
-def message_box(browser: webdriver.Chrome) -> WebElement:
-    found: WebElement = wait(browser, lambda driver: driver.find_element(By.CSS_SELECTOR, "#message textarea"))
+def box(browser: webdriver.Chrome, name: str = "message") -> WebElement:
+    """The text box of the chat, or `prompt`, that of the comparison; it can be typed into."""
+    selector = f"#{name} textarea:not([disabled])"
+    found: WebElement = wait(browser, lambda driver: driver.find_element(By.CSS_SELECTOR, selector))
     return found
 
 
-def said(browser: webdriver.Chrome, who: str) -> list[str]:
+def texts(browser: webdriver.Chrome, selector: str) -> list[str]:
     # Read in one step: the page draws an answer anew with every piece of it.
-    script = "return [...document.querySelectorAll(arguments[0])].map(element => element.innerText.trim())"
-    texts: list[str] = browser.execute_script(script, f"#chat .message.{who}")
-    return texts
+    script = """return [...document.querySelectorAll(arguments[0])]
+        .map(element => (element.value ?? element.innerText).trim())"""
+    found: list[str] = browser.execute_script(script, selector)
+    return found
+
+
+def answered(count: int) -> Callable[[webdriver.Chrome], bool]:
+    """The number of answers, each of them finished: the send button is back."""
+    return lambda driver: (
+        len(texts(driver, "#chat .message.bot")) == count
+        and bool(driver.find_elements(By.CSS_SELECTOR, "#message button.submit-button"))
+    )
+
+
+def open_tab(browser: webdriver.Chrome, name: str) -> None:
+    tabs = browser.find_elements(By.CSS_SELECTOR, "button[role=tab]")
+    next(tab for tab in tabs if tab.is_displayed() and tab.text == name).click()
+
+
+def letters(text: str) -> str:
+    """Without what Markdown and the browser do to white space."""
+    return "".join(text.split())
+
+
+def check_nothing_sticks_out(browser: webdriver.Chrome, width: int) -> None:
+    """Nothing is wider than the screen, and no label or button is cut off."""
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    script = """
+        const cut = element => element.offsetParent !== null && (element.scrollWidth > element.clientWidth + 1
+            || element.getBoundingClientRect().right > innerWidth + 1 || element.getBoundingClientRect().left < -1);
+        const shown = 'h1, #title p, #sign-out a, label, button[role=tab], .pace, .side textarea';
+        return [...document.querySelectorAll(shown)].filter(cut).map(element => element.outerHTML.slice(0, 200))"""
+    assert browser.execute_script(script) == []
 
 
 @needs_browser
-def test_a_person_signs_in_and_chats(page: Server, browser: webdriver.Chrome) -> None:
-    """Login with a wrong and the right key, two turns, another model, phone width, sign out."""
+def test_a_person_signs_in_chats_and_compares(page: Server, browser: webdriver.Chrome) -> None:
+    """Login with a wrong and the right key, two turns, two models beside each other, phone width, sign out."""
     resize(browser, 1280, 800)
     browser.get(page.address)
     wait(browser, lambda driver: driver.title == "Sign in")
@@ -160,30 +299,41 @@ def test_a_person_signs_in_and_chats(page: Server, browser: webdriver.Chrome) ->
     browser.find_element(By.ID, "password").send_keys(KEY, Keys.ENTER)
 
     questions = ("the quick brown fox", "and the dog")
-    box = message_box(browser)
-    box.send_keys(questions[0], Keys.ENTER)
-    first = api_answer(page, "default", ("user", questions[0]))
-    shown = "".join(first.split())
-
-    def answered(count: int) -> Any:
-        """The number of answers, each of them finished: the send button is back."""
-        return lambda driver: (
-            len(said(driver, "bot")) == count and driver.find_elements(By.CSS_SELECTOR, "button.submit-button")
-        )
-
+    box(browser).send_keys(questions[0], Keys.ENTER)
+    assert browser.title == "tiny-base · 0123abcd"
+    assert texts(browser, "#title h1, #title p") == ["tiny-base", "2 adapters · release 0123abcd"]
     wait(browser, answered(1))
-    assert said(browser, "user") == [questions[0]]
-    assert "".join(said(browser, "bot")[0].split())[:3] == shown[:3]
-    message_box(browser).send_keys(questions[1], Keys.ENTER)
+    assert texts(browser, "#chat .message.user") == [questions[0]]
+    first = api_answer(page, "default", ("user", questions[0]))
+    assert letters(texts(browser, "#chat .message.bot")[0])[:3] == letters(first)[:3]
+    assert PACE.fullmatch(texts(browser, "#chat-pace")[0])
+    box(browser).send_keys(questions[1], Keys.ENTER)
     wait(browser, answered(2))
 
+    open_tab(browser, "Compare")
+    box(browser, "prompt").send_keys(questions[0], Keys.ENTER)
+    wait(browser, lambda driver: all(PACE.fullmatch(pace) for pace in texts(driver, ".side .pace")))
+    wait(browser, lambda driver: driver.find_elements(By.CSS_SELECTOR, "#prompt button.submit-button"))
+    chosen = [field.get_attribute("value") for field in browser.find_elements(By.CSS_SELECTOR, ".side input")]
+    assert chosen == ["tiny-base", "default"]
+    base = api_answer(page, "tiny-base", ("user", questions[0]))
+    left, right = (letters(texts(browser, f"#{side}-said textarea")[0]) for side in ("left", "right"))
+    assert (left[:3], right[:3]) == (letters(base)[:3], letters(first)[:3])
+    beside = [element.rect for element in browser.find_elements(By.CSS_SELECTOR, ".side")]
+    assert beside[0]["y"] == beside[1]["y"]
+    check_nothing_sticks_out(browser, 1280)
+
     resize(browser, 390, 844)
-    wide = browser.execute_script("return document.documentElement.scrollWidth")
-    assert wide <= 390, "nothing sticks out on a phone"
-    box = message_box(browser)
-    assert box.is_displayed()
-    assert box.rect["x"] >= 0
-    assert box.rect["x"] + box.rect["width"] <= 390
+    check_nothing_sticks_out(browser, 390)
+    below = [element.rect for element in browser.find_elements(By.CSS_SELECTOR, ".side")]
+    assert below[1]["y"] >= below[0]["y"] + below[0]["height"], "one below the other"
+    open_tab(browser, "Chat")
+    browser.find_element(By.CSS_SELECTOR, "#settings button").click()
+    wait(browser, lambda driver: driver.find_element(By.CSS_SELECTOR, "#settings textarea").is_displayed())
+    check_nothing_sticks_out(browser, 390)
+    written = box(browser).rect
+    assert written["x"] >= 0
+    assert written["x"] + written["width"] <= 390
     # A browser fetches the manifest without its cookie, and the refused login is told there too.
     untyped: Any = browser
     told = [entry["message"] for entry in untyped.get_log("browser") if entry["level"] == "SEVERE"]
@@ -193,3 +343,26 @@ def test_a_person_signs_in_and_chats(page: Server, browser: webdriver.Chrome) ->
     wait(browser, lambda driver: driver.title == "Sign in")
     browser.get(page.address)
     wait(browser, lambda driver: driver.title == "Sign in")
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("tab", "name", "answer"),
+    [("Chat", "message", "#chat .message.bot"), ("Compare", "prompt", "#right-said textarea")],
+)
+def test_a_person_stops_an_answer(
+    paced: PacedPage, browser: webdriver.Chrome, tab: str, name: str, answer: str
+) -> None:
+    resize(browser, 1280, 800)
+    browser.get(paced.address)
+    box(browser)
+    open_tab(browser, tab)
+    box(browser, name).send_keys("the quick brown fox", Keys.ENTER)
+    paced.step_until(lambda: any(texts(browser, answer)))
+    before = paced.steps
+    browser.find_element(By.CSS_SELECTOR, f"#{name} button.stop-button").click()
+    paced.step_until(lambda: paced.engine.open_requests == 0)
+    assert paced.steps - before < 50, "the rest was not computed"
+    wait(browser, lambda driver: driver.find_elements(By.CSS_SELECTOR, f"#{name} button.submit-button"))
+    assert texts(browser, answer)[-1], "what had come stays"
+    box(browser, name)  # and the next can be asked
