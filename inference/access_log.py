@@ -36,7 +36,7 @@ _LONGEST_PATH = 200
 
 def note(scope: Scope, stream: Stream) -> None:
     """The request of this scope has begun to compute an answer (several, when it asked for several)."""
-    scope.setdefault(_GENERATIONS, []).append(stream.generation)
+    scope.setdefault(_GENERATIONS, []).extend(stream.generations)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,17 @@
-"""Messages -> prompt tokens, and tokens -> text as it can be shown.
+"""Messages and texts -> prompt tokens, and tokens -> text as it can be shown.
 
 Knows the tokenizer and its chat template; knows no model, no batch and no HTTP. No torch.
 """
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenizers.decoders import DecodeStream
+from tools import CallsUnknown, CallSyntax, RenderFailed, find_call_syntax
 
 
 class PromptRefused(Exception):
@@ -19,13 +21,56 @@ class PromptRefused(Exception):
 class PromptRenderer:
     """Renders chat messages with the model's own template. May be called from any thread."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, end_tokens: Iterable[int] = ()) -> None:
         self._tokenizer = tokenizer
+        self._ends = [str(tokenizer.convert_ids_to_tokens(token)) for token in end_tokens]
+        # Added tokens are never cut; special ones among them are no text either: only their id writes them.
+        self._added: dict[str, tuple[int, bool]] = {
+            str(token): (token_id, token.special) for token_id, token in tokenizer.added_tokens_decoder.items()
+        }
+        self._call_syntax: CallSyntax | CallsUnknown | None = None
         # A tokenizer keeps its padding and truncation as state, so two threads must not encode at the same moment.
         self._lock = threading.Lock()
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of the messages and of the opening of the assistant's answer. Raises PromptRefused."""
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """Token ids of the messages, of the functions that may be called, and of the opening of the assistant's
+        answer. Raises PromptRefused."""
+        try:
+            text = self._text(messages, tools, True)
+        except RenderFailed as error:
+            raise PromptRefused(f"the model's chat template refuses these messages: {error}") from None
+        # The template writes the opening special tokens itself.
+        return self._encode(text, special=False)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text as the tokenizer begins texts, which may be with a token of its own."""
+        return self._encode(text, special=True)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special ones left out."""
+        with self._lock:
+            return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def call_syntax(self) -> CallSyntax:
+        """How this model's template writes tool calls. Raises CallsUnknown."""
+        if self._call_syntax is None:
+            try:
+                self._call_syntax = find_call_syntax(self._text, self._ends, list(self._added))
+            except (CallsUnknown, PromptRefused) as error:
+                self._call_syntax = CallsUnknown(str(error))
+        if isinstance(self._call_syntax, CallsUnknown):
+            raise self._call_syntax
+        return self._call_syntax
+
+    def spell(self, text: str) -> list[str | int]:
+        """A text's parts: text, and the ids of special tokens."""
+        special = {content: token for content, (token, is_special) in self._added.items() if is_special}
+        if not special:
+            return [text] if text else []
+        marks = "|".join(re.escape(content) for content in sorted(special, key=len, reverse=True))
+        return [special[part] if part in special else str(part) for part in re.split(f"({marks})", text) if part]
+
+    def _text(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], answers: bool) -> str:
         from jinja2.exceptions import TemplateError
 
         if not self._tokenizer.chat_template:
@@ -33,22 +78,28 @@ class PromptRenderer:
         with self._lock:
             try:
                 text = self._tokenizer.apply_chat_template(
-                    [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
+                    [dict(message) for message in messages],
+                    tools=[dict(tool) for tool in tools] or None,
+                    add_generation_prompt=answers,
+                    tokenize=False,
                 )
             except (TemplateError, TypeError, ValueError) as error:
-                raise PromptRefused(f"the model's chat template refuses these messages: {error}") from None
-            # The template writes the opening special tokens itself.
-            tokens: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+                raise RenderFailed(str(error)) from None
+        return str(text)
+
+    def _encode(self, text: str, *, special: bool) -> list[int]:
+        with self._lock:
+            tokens: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
         return tokens
 
 
 class TextStream:
     """The text of one answer, token by token: whole characters only, and never a part of a stop string."""
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), *, skip_special_tokens: bool = True) -> None:
         self._backend = tokenizer.backend_tokenizer
-        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._skips = skip_special_tokens
+        self._decoder = DecodeStream(skip_special_tokens=skip_special_tokens)
         self._tokens: list[int] = []
         self._decoded = ""
         self._sent = 0
@@ -66,7 +117,7 @@ class TextStream:
         """The text that was held back, at the end of the answer: bytes of an unfinished character become U+FFFD."""
         if self.stopped:
             return ""
-        whole = self._backend.decode(self._tokens, skip_special_tokens=True)
+        whole = self._backend.decode(self._tokens, skip_special_tokens=self._skips)
         rest = whole[len(self._decoded) :] if whole.startswith(self._decoded) else ""
         shown = self._advance(rest)
         if not self.stopped:
