@@ -1,0 +1,127 @@
+"""The line that every request leaves, read from a real server's log."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from datetime import datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fixtures_inference import BEARER, KEY, MORE_KEYS, Server, server, tiny_model
+
+__all__ = ["server", "tiny_model"]
+
+QUESTION = {"messages": [{"role": "user", "content": "a secret of mine"}], "max_tokens": 4, "model": "other"}
+
+
+def lines(server: Server) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
+
+
+def line_of(server: Server, request_id: str, seconds: float = 10) -> dict[str, Any]:
+    """The line with this id; it is written just after the answer has gone out."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = [line for line in lines(server) if line["request_id"] == request_id]
+        if found:
+            assert len(found) == 1
+            return found[0]
+        time.sleep(0.02)
+    raise AssertionError(f"no line for {request_id}")
+
+
+def ask(server: Server, body: dict[str, Any] | None = None, **headers: str) -> httpx.Response:
+    return httpx.post(
+        server.address + "/v1/chat/completions", json=QUESTION | (body or {}), headers=BEARER | headers, timeout=30
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_line_tells_of_an_answer(server: Server, stream: bool) -> None:
+    answer = ask(server, {"stream": stream}, authorization=f"Bearer {MORE_KEYS['ci']}")
+    line = line_of(server, answer.headers["x-request-id"])
+    assert line["key"] == "ci"
+    assert (line["method"], line["path"], line["route"]) == ("POST", *["/v1/chat/completions"] * 2)
+    assert (line["status"], line["model"], line["choices"]) == (200, "other", 1)
+    assert line["finish_reason"] in ("stop", "length")
+    assert 1 <= line["completion_tokens"] <= 4
+    assert 0 <= line["cached_tokens"] <= line["prompt_tokens"]
+    assert 0 < line["ttft_seconds"] <= line["seconds"] < 30
+    assert datetime.fromisoformat(line["time"].replace("Z", "+00:00")).tzinfo is not None
+    if not stream:
+        assert line["prompt_tokens"] == answer.json()["usage"]["prompt_tokens"]
+        assert line["completion_tokens"] == answer.json()["usage"]["completion_tokens"]
+
+
+def test_neither_a_prompt_nor_a_key_is_in_the_log(server: Server) -> None:
+    ask(server)
+    ask(server, {"model": "secret-model"})
+    server.get("/v1/models?api_key=secret-in-a-query")
+    httpx.get(server.address + "/v1/models", headers={"authorization": "Bearer secret-guess"}, timeout=30)
+    httpx.post(server.address + "/login", data={"password": "secret-guess"}, timeout=30)
+    httpx.post(server.address + "/login", data={"password": KEY}, timeout=30)
+    assert len(lines(server)) >= 6
+    assert "secret" not in server.log()
+    assert all(key not in server.log() for key in (KEY, *MORE_KEYS.values()))
+
+
+@pytest.mark.parametrize("given", ["0af7651916cd43dd8448eb211c80319c", "req_1", "a/b:c=d+e@f.g-h_i", "x" * 128])
+def test_a_sane_request_id_is_the_caller_s(server: Server, given: str) -> None:
+    answer = server.get("/v1/models", headers=BEARER | {"x-request-id": given})
+    assert answer.headers["x-request-id"] == given
+    assert given in [line["request_id"] for line in lines(server)] or line_of(server, given)
+
+
+@pytest.mark.parametrize("given", ["", "two words", "x" * 129, 'quote"d', "ümlaut", "{}", "a\tb"])
+def test_any_other_request_id_is_replaced(server: Server, given: str) -> None:
+    answer = server.get("/v1/models", headers={**BEARER, "x-request-id": given.encode()})
+    assert re.fullmatch("req_[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+def test_refusals_have_a_line_too(server: Server) -> None:
+    unknown = httpx.get(server.address + "/v1/models", timeout=30)
+    line = line_of(server, unknown.headers["x-request-id"])
+    assert (line["status"], line["key"], line["route"]) == (401, None, "none")
+    wrong = ask(server, {"max_tokens": 0})
+    line = line_of(server, wrong.headers["x-request-id"])
+    assert (line["status"], line["key"], line["route"]) == (400, "default", "/v1/chat/completions")
+    assert "model" not in line
+    lost = server.get("/v1/n%C3%B6%7F" + "o" * 500, headers=BEARER)
+    line = line_of(server, lost.headers["x-request-id"])
+    assert (line["status"], line["route"], len(line["path"])) == (404, "/v1/{rest:path}", 200)
+
+
+def test_probes_are_quiet(server: Server) -> None:
+    for path in ("/health", "/ready", "/metrics"):
+        assert server.get(path, headers=BEARER).status_code == 200
+    refused = server.get("/metrics")
+    assert line_of(server, refused.headers["x-request-id"])["status"] == 401
+    quiet = [line for line in lines(server) if line["path"] in ("/health", "/ready", "/metrics")]
+    assert {line["status"] for line in quiet} == {401}
+
+
+def test_a_caller_who_goes_away_is_told_of(server: Server) -> None:
+    address = httpx.URL(server.address)
+    body = json.dumps(QUESTION | {"stream": True, "max_tokens": 100, "seed": 1}).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nX-Request-Id: gone-early\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection((address.host, address.port or 80)) as connection:
+        connection.sendall(head.encode() + body)
+        connection.recv(200)
+    line = line_of(server, "gone-early")
+    assert line["status"] == 200
+    # A quick server may have been ready before it noticed.
+    assert line["finish_reason"] in ("cancelled", "stop", "length")
+    assert line["completion_tokens"] <= 100
+
+
+def test_the_page_s_requests_are_one_route(server: Server) -> None:
+    answer = server.get("/robots.txt", headers=BEARER)
+    assert line_of(server, answer.headers["x-request-id"])["route"] == "page"
