@@ -1,7 +1,7 @@
 """LoRA adapters' folders -> the base model with every adapter in it.
 
 PEFT says which layers an adapter reaches and whether its file fits them. The plain kind, which is nearly every adapter,
-is then computed by lora.py; other kinds (DoRA, biases, whole modules, embeddings) stay with PEFT. Knows no requests.
+is then computed by lora.py; other kinds (DoRA, whole modules, embeddings) stay with PEFT. Knows no requests.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _plain_layers(module: Any) -> dict[str, Any] | str:
     """PEFT's layers by path when every adapter is of the plain kind, or why PEFT has to compute them."""
     for config in module.peft_config.values():
         if not _mixes(config):
-            return "an adapter has DoRA, biases or whole modules"
+            return "an adapter has DoRA or whole modules"
         if config.layer_replication:
             return "an adapter repeats layers"
     layers: dict[str, Any] = {}
@@ -166,7 +166,7 @@ def _plain_layers(module: Any) -> dict[str, Any] | str:
 
 
 def _mixes(config: Any) -> bool:
-    return not config.use_dora and config.bias == "none" and not config.modules_to_save
+    return not config.use_dora and not config.modules_to_save
 
 
 def _is_plain(layer: Any) -> bool:

@@ -82,7 +82,15 @@ def check_model_folder(folder: Path) -> dict[str, StoredTensor]:
 def check_adapter_folder(folder: Path) -> dict[str, StoredTensor]:
     """The tensors of a LoRA adapter's folder by name. Raises ModelFolderError as above."""
     _require_folder(folder)
-    kind = read_json(folder, ADAPTER_CONFIG).get("peft_type")
+    config = read_json(folder, ADAPTER_CONFIG)
+    kind, bias = config.get("peft_type"), config.get("bias", "none")
+    if bias != "none":
+        # https://huggingface.co/docs/peft: even with the adapter disabled, the model is no longer the base model then.
+        raise ModelFolderError(
+            folder,
+            f"{ADAPTER_CONFIG} says bias {bias!r}: such an adapter replaces the base model's own biases, so that "
+            "nothing else could be served beside it; train it with bias 'none'",
+        )
     if kind != "LORA":
         raise ModelFolderError(folder, f"{ADAPTER_CONFIG} says peft_type {kind!r}; only LORA adapters are served")
     return _stored_tensors(folder, ADAPTER_WEIGHTS)

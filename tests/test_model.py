@@ -180,8 +180,16 @@ def test_adapters_that_do_not_fit(share: TinyModel, tmp_path: Path) -> None:
     assert adapter_reason(share) == "adapter_config.json says peft_type 'IA3'; only LORA adapters are served"
     config.write_text(kept, encoding="utf-8")
 
+    edit(config, lambda document: document.update(bias="all"))
+    assert adapter_reason(share).startswith("adapter_config.json says bias 'all': such an adapter replaces")
+    config.write_text(kept, encoding="utf-8")
+
     edit(config, lambda document: document.update(r=8))
-    assert adapter_reason(share).startswith("does not fit the base model: ")
+    assert adapter_reason(share) == (
+        "does not fit the base model: 8 weights of adapter_model.safetensors have another shape than the base model's "
+        "layers and rank 8 of adapter_config.json make, such as base_model.model.model.layers.0.self_attn.q_proj."
+        "lora_A.weight: [4, 64] instead of [8, 64]"
+    )
     config.write_text(kept, encoding="utf-8")
 
     edit(config, lambda document: document.update(target_modules=["no_such_proj"]))
@@ -218,7 +226,33 @@ def test_an_adapter_of_another_base(share: TinyModel) -> None:
     shutil.rmtree(share.adapters[1].folder)
     foreign: Any = get_peft_model(LlamaForCausalLM(config), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
     foreign.save_pretrained(str(share.adapters[1].folder))
-    assert adapter_reason(share).startswith("does not fit the base model: ")
+    told = adapter_reason(share)
+    assert told.startswith("does not fit the base model: 6 weights of adapter_model.safetensors have another shape")
+    assert told.endswith("lora_A.weight: [4, 32] instead of [4, 64]")
+
+
+def test_a_base_that_lacks_a_weight(share: TinyModel) -> None:
+    """A library would make random numbers up for it."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(share.base / WEIGHTS)
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, share.base / WEIGHTS, metadata={"format": "pt"})
+    assert reason(share) == (
+        f"{share.base}: lacks 1 of the weights that its config.json promises, such as model.layers.1.mlp.up_proj.weight"
+    )
+
+
+def test_a_file_that_shrinks_while_it_is_read(share: TinyModel) -> None:
+    from folders import ModelFolderError, check_model_folder
+    from weights import WeightReader
+
+    tensors = check_model_folder(share.base)
+    cut_off(share.base / WEIGHTS)
+    last = max(tensors.values(), key=lambda stored: stored.begin)
+    with WeightReader(lambda read_bytes, seconds: None) as reader, pytest.raises(ModelFolderError) as error:
+        reader.read(last)
+    assert str(error.value) == f"{share.base}: {WEIGHTS} became shorter while it was read: was it replaced?"
 
 
 def test_adapter_names_with_dots_and_slashes(tiny_model: TinyModel) -> None:
