@@ -133,6 +133,18 @@ def test_everything_ends_when_the_stand_in_dies(supervise: Any, tmp_path: Path) 
     assert not (tmp_path / "disk").exists()
 
 
+def test_a_stand_in_that_dies_while_the_process_is_made_leaves_nothing(tmp_path: Path) -> None:
+    """The line has ended before the main process leads its group."""
+    for _ in range(5):
+        command = [sys.executable, "-I", "-S", str(SUPERVISOR), str(tmp_path / "disk"), "sleep", "100"]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        try:
+            assert process.wait(10) == 128 + signal.SIGKILL
+        finally:
+            process.kill()
+            process.communicate()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_the_main_process_ends_with_its_supervisor(supervise: Any) -> None:
     """A supervisor that is killed takes it along."""

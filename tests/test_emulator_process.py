@@ -38,6 +38,14 @@ def test_the_announcement_is_one_line_with_all_that_a_client_must_be_told(own_st
     }
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="where Linux says which ports it gives away")
+def test_its_port_is_none_that_the_system_gives_to_outgoing_connections(own_stand_in: RunningStandIn) -> None:
+    """Such a port may be taken by anybody between two lives of the stand-in."""
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    port = int(own_stand_in.announcement["resource_manager"].rpartition(":")[2])
+    assert not first <= port <= last
+
+
 def test_the_same_folder_brings_the_same_cloud_back_after_a_crash(tmp_path: Path) -> None:
     with running_stand_in(tmp_path / "state") as first:
         assert _group(first, "PUT", {"location": "swedencentral", "tags": {"kept": "yes"}}).status_code == 201

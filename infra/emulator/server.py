@@ -17,6 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from infra.emulator import identity as entra
+from infra.emulator import ports
 from infra.emulator.certificate import ensure_certificate, server_context
 from infra.emulator.containerapps import ContainerAppsProvider
 from infra.emulator.exceptions import AzureError
@@ -50,7 +51,7 @@ class StandIn:
         self.state = state
         self._switch = FaultSwitch(rules)
         self._store = Store(state / "state.db")
-        self._socket = _listen(port if port is not None else self._store.get("settings", "port") or 0)
+        self._socket = _listen(port if port is not None else self._store.get("settings", "port"))
         self.port: int = self._socket.getsockname()[1]
         self._store.put("settings", "port", self.port)
         self.base_url = f"https://127.0.0.1:{self.port}"
@@ -186,14 +187,12 @@ class _Accounts:
         return principal.may_write or action == "read"
 
 
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _listen(port: int | None) -> socket.socket:
+    if port is None:
+        return ports.bound_to_any()
     try:
-        listener.bind(("127.0.0.1", port))
+        return ports.bound(port)
     except OSError as problem:
-        listener.close()
         raise PortTaken(
             f"Port {port} of 127.0.0.1 is not free ({problem.strerror}). End what uses it, or choose another by --port."
         ) from None
-    return listener

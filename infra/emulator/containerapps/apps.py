@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from infra.emulator import ports as loopback
 from infra.emulator.certificate import server_context
 from infra.emulator.containerapps import answers, documents, quotas, rules
 from infra.emulator.containerapps.environment_documents import verification_id
@@ -490,7 +491,7 @@ class ContainerApps(ResourceType):
         """The app's two ports, chosen once."""
         ports: dict[str, int] | None = self.cloud.store.get(_PORTS, resource_id.key)
         if ports is None:
-            with _bound(0) as tls, _bound(0) as page:
+            with loopback.bound_to_any() as tls, loopback.bound_to_any() as page:
                 ports = {"tls": tls.getsockname()[1], "page": page.getsockname()[1]}
             self.cloud.store.put(_PORTS, resource_id.key, ports)
         return ports
@@ -512,10 +513,7 @@ def _app_id(document: Mapping[str, Any]) -> ResourceId:
 
 def _bound(port: int) -> socket.socket:
     """A socket on that port of loopback, or on another one where it is taken."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(("127.0.0.1", port))
+        return loopback.bound(port)
     except OSError:
-        listener.bind(("127.0.0.1", 0))
-    return listener
+        return loopback.bound_to_any()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 import sys
 import time
 import uuid
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from infra.emulator import ports
 from infra.emulator.containerapps import processes
 from infra.emulator.containerapps.launch import NO_ROOM, CannotStart, Launch, make_scratch, remove_scratch
 from infra.emulator.containerapps.logs import Journal, container_line
@@ -165,7 +165,7 @@ class Replica:
     async def _run_container(self, scratch: Path) -> str:
         """Runs the container's process once; why it ended."""
         self.exit_code = None
-        self.port = _free_port()
+        self.port = ports.free()
         launch = self.orders.launch(self.port, scratch)
         self.placed, self.without_room = True, False
         supervisor = await asyncio.create_subprocess_exec(
@@ -301,10 +301,3 @@ async def _tell(supervisor: Process, word: bytes) -> None:
     with contextlib.suppress(ConnectionError):
         supervisor.stdin.write(word)
         await supervisor.stdin.drain()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -36,6 +36,8 @@ def main() -> int:
     main_process = os.fork()
     if main_process == 0:
         _become(command)
+    # By both, as shells do: whoever of the two comes first, the group is there before it is signalled.
+    _lead_a_group(main_process)
     code, stand_in_lives = _watch(main_process, ended)
     _end_all()
     if not stand_in_lives:
@@ -47,7 +49,7 @@ def main() -> int:
 
 def _become(command: list[str]) -> None:
     """Turns this fork into the main process: a process group of its own, nothing on standard input."""
-    os.setpgid(0, 0)
+    _lead_a_group(0)
     # Should this supervisor be killed, the kernel ends the main process.
     _process_control(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -61,6 +63,11 @@ def _become(command: list[str]) -> None:
     except OSError as problem:
         os.write(2, f'exec: "{command[0]}": {problem.strerror}\n'.encode())
         os._exit(127)
+
+
+def _lead_a_group(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.setpgid(process, 0)
 
 
 def _watch(main_process: int, ended: int) -> tuple[int, bool]:
