@@ -38,7 +38,7 @@ def test_every_room_of_the_map_is_there() -> None:
     files = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
     assert len(files) > 10
     for name in files:
-        there = any((ROOT / folder / name).exists() for folder in ("", "scripts"))
+        there = any((ROOT / folder / name).exists() for folder in ("", "scripts", "inference"))
         assert there or "<name>" in name, name
 
 
