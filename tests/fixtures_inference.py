@@ -158,6 +158,7 @@ def make_engine(tiny: TinyModel, limits: Limits = LIMITS, adapters: tuple[Adapte
             default_new_tokens=limits.default_new_tokens,
             max_new_tokens=limits.max_new_tokens,
             max_queue=limits.max_queue,
+            request_seconds=limits.request_seconds,
         ),
     )
 

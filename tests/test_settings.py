@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from settings import AdapterFolder, Limits, Settings, SettingsError, read_settings
+from settings import AdapterFolder, Limits, PerKey, Settings, SettingsError, read_settings
 
 KEY = "a-key-of-some-length"
 BY_HAND = {"INFERENCE_API_KEY": KEY, "MODEL_BASE": "/models/base"}
@@ -50,6 +50,11 @@ def test_everything_can_be_set() -> None:
             "INFERENCE_MAX_CONCURRENT": "3",
             "INFERENCE_MAX_QUEUE": "0",
             "INFERENCE_MAX_BODY_BYTES": "4096",
+            "INFERENCE_BODY_SECONDS": "2.5",
+            "INFERENCE_REQUEST_SECONDS": "60",
+            "INFERENCE_API_KEYS": "ci = the-key-of-ci,\nbatch=key=with=equals\n",
+            "INFERENCE_KEY_CONCURRENT": "4, ci=16",
+            "INFERENCE_KEY_REQUESTS_PER_MINUTE": "batch=0, 60",
             "INFERENCE_DEVICE": "cpu",
             "INFERENCE_DTYPE": "bfloat16",
             "INFERENCE_QUANTIZATION": "int8",
@@ -62,7 +67,10 @@ def test_everything_can_be_set() -> None:
     )
     assert (settings.host, settings.port) == ("127.0.0.1", 8123)
     assert settings.adapters == (AdapterFolder("one", Path("/a/1")), AdapterFolder("two", Path("/a/2")))
-    assert settings.limits == Limits(100, 10, 20, 3, 0, 4096)
+    assert settings.api_keys == {"default": KEY, "ci": "the-key-of-ci", "batch": "key=with=equals"}
+    per_key = PerKey(4, {"ci": 16}), PerKey(60, {"batch": 0})
+    assert settings.limits == Limits(100, 10, 20, 3, 0, 4096, 2.5, 60.0, *per_key)
+    assert [per_key[0].of(name) for name in ("default", "ci", "batch")] == [4, 16, 4]
     assert (settings.device, settings.dtype) == ("cpu", "bfloat16")
     assert (settings.quantization, settings.merge, settings.wait_seconds) == ("int8", "off", 7)
     assert (settings.keep_alive_seconds, settings.shutdown_grace_seconds, settings.install_seconds) == (1.5, 0, 12)
@@ -181,3 +189,23 @@ def test_settings_do_not_change() -> None:
     settings: Settings = read_settings(BY_HAND)
     with pytest.raises(AttributeError):
         settings.port = 1  # type: ignore[misc]
+
+
+def test_keys_that_cannot_be_used_are_told_without_a_word_of_them() -> None:
+    keys = "the-secret-of-nobody,two words=long-enough-secret,ci=short,default=another-secret,ci=good-secret,"
+    keys += f"ci=another-secret,again={KEY},=nameless-secret"
+    told = problems(BY_HAND | {"INFERENCE_API_KEYS": keys})
+    assert [line.partition(" is ")[0].partition(" gives ")[0].partition(" repeats ")[0] for line in told] == [
+        f"INFERENCE_API_KEYS: entry {number}" for number in (1, 2, 3, 4, 6, 7, 8)
+    ]
+    for secret in ("secret", "short,", KEY, "nobody"):
+        assert secret not in " ".join(told)
+    assert "gives the name ci twice" in told[4]
+    assert "default is taken" in told[3]
+
+
+@pytest.mark.parametrize("variable", ["INFERENCE_KEY_CONCURRENT", "INFERENCE_KEY_REQUESTS_PER_MINUTE"])
+def test_limits_of_keys_that_cannot_be_used(variable: str) -> None:
+    told = problems(BY_HAND | {variable: "many, -1, ci=4, default=x, default=1.5, 4=, 9999999999"})
+    assert len(told) == 7
+    assert f"{variable}='ci=4': names a key that is not there; there are: default" in told[2]
