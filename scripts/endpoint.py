@@ -39,13 +39,33 @@ class Readiness:
 
 @dataclass(frozen=True)
 class Answer:
-    """A whole answer. seconds is from the request's start to its end; usage is empty when the server told none."""
+    """A whole answer. seconds is from the request's start to its end; usage is empty when the server told none.
+
+    first_seconds is from the request's start to the first piece of text; None when it did not come in pieces.
+    """
 
     text: str
     model: str
     finish_reason: str | None
     usage: Mapping[str, int]
     seconds: float
+    first_seconds: float | None = None
+
+    @property
+    def later_tokens(self) -> int:
+        """The tokens after the first, which came in later_seconds; 0 when that is not known."""
+        return max(0, self.usage.get("completion_tokens", 0) - 1) if self.first_seconds is not None else 0
+
+    @property
+    def later_seconds(self) -> float:
+        return 0.0 if self.first_seconds is None else self.seconds - self.first_seconds
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """The rate of the tokens after the first; None when there is none or it is not known."""
+        if not self.later_tokens or self.later_seconds <= 0:
+            return None
+        return self.later_tokens / self.later_seconds
 
 
 def fits_header(key: str) -> bool:
@@ -167,6 +187,7 @@ class Endpoint:
         started = time.monotonic()
         pieces: list[str] = []
         answered_by, finish_reason, done = "", None, False
+        first_seconds: float | None = None
         usage: dict[str, int] = {}
         request = _request(question, model, max_tokens, temperature, stream=True)
         with _Translated(self.url), self._client.stream("POST", "/v1/chat/completions", json=request) as response:
@@ -187,6 +208,7 @@ class Endpoint:
                     finish_reason = _text(choice.get("finish_reason")) or finish_reason
                     piece = (choice.get("delta") or {}).get("content")
                     if piece:
+                        first_seconds = first_seconds or time.monotonic() - started
                         pieces.append(piece)
                         on_text(piece)
         if not done:
@@ -194,7 +216,8 @@ class Endpoint:
                 f"The answer of {self.url} broke off: its stream ended without [DONE].",
                 "Look at the app's log (inferops logs) and ask again.",
             )
-        return Answer("".join(pieces), answered_by, finish_reason, usage, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        return Answer("".join(pieces), answered_by, finish_reason, usage, seconds, first_seconds)
 
     def _accepted(self, response: httpx.Response) -> dict[str, Any]:
         body = _json(response)

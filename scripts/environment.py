@@ -9,6 +9,7 @@ or a folder on the share exists is not asked.
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -127,9 +128,20 @@ SCHEMA: dict[str, Any] = {
                         "properties": {
                             "prompt": {"description": "The question.", "type": "string", "minLength": 1},
                             "contains": {"description": "Text that the answer must hold.", "type": ["string", "null"]},
+                            "model": {
+                                "description": "The adapter or the base that is asked; null: what answers by default.",
+                                "type": ["string", "null"],
+                            },
                         },
                     },
-                }
+                },
+                "slowest": {
+                    "description": "The least tokens in a second, as a share of those of the release in use, over all "
+                    "prompts: 0.5 brings it back when the new release is not half as quick. null: not compared.",
+                    "type": ["number", "null"],
+                    "exclusiveMinimum": 0,
+                    "maximum": 1,
+                },
             },
         },
         "promote_from": {
@@ -166,11 +178,14 @@ class Model:
 class Prompt:
     prompt: str
     contains: str | None
+    model: str | None = None
 
 
 @dataclass(frozen=True)
 class ProofSettings:
     prompts: tuple[Prompt, ...]
+    slowest: float | None = None
+    """The least share of the earlier release's tokens in a second; None when speed is no condition."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +245,7 @@ def load(name: str, root: Path, template: Template | None = None) -> Environment
     data = _read_environment(file, shown, problems)
     if isinstance(data, dict):
         problems += _model_problems(data, shown, root) + _promotion_problems(data, name, shown, root)
+        problems += _proof_problems(data, shown)
     try:
         template = template or templates.load(root)
     except BadInput as error:
@@ -251,7 +267,12 @@ def load(name: str, root: Path, template: Template | None = None) -> Environment
                 {adapter: _model_folder(text, root) for adapter, text in (model.get("adapters") or {}).items()}
             ),
         ),
-        proof=ProofSettings(tuple(Prompt(item["prompt"], item.get("contains")) for item in proof.get("prompts") or [])),
+        proof=ProofSettings(
+            tuple(
+                Prompt(item["prompt"], item.get("contains"), item.get("model")) for item in proof.get("prompts") or []
+            ),
+            proof.get("slowest"),
+        ),
         promote_from=data.get("promote_from"),
         parameters=MappingProxyType(values),
         root=root,
@@ -288,7 +309,7 @@ class Checker:
         """The node as plain Python; what has a problem is left out, after the problem was noted."""
         allowed = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
         found = _yaml_type(node)
-        if found not in allowed:
+        if found not in allowed and not (found == "integer" and "number" in allowed):
             unquoted = isinstance(node, yaml.ScalarNode) and "string" in allowed and found != "null"
             if not unquoted or self.text(node, schema, key, node.value) is not None:
                 step = "Put it in quotes" if unquoted else "Correct it"
@@ -300,6 +321,8 @@ class Checker:
             return [self.value(item, schema["items"], f"{key}[{index}]") for index, item in enumerate(node.value)]
         if found == "null":
             return None
+        if found in ("integer", "number"):
+            return self.number(node, schema, key, str(node.value))
         return self.text(node, schema, key, str(node.value))
 
     def mapping(self, node: yaml.MappingNode, schema: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -344,6 +367,17 @@ class Checker:
             self.note(node, key, repr(text), str(schema["patternErrorMessage"]), "Correct it")
             return None
         return text
+
+    def number(self, node: yaml.Node, schema: Mapping[str, Any], key: str, text: str) -> float | None:
+        above, most = schema["exclusiveMinimum"], schema["maximum"]
+        try:
+            number = float(text)
+        except ValueError:  # YAML knows more forms than Python, such as .inf
+            number = math.nan
+        if not above < number <= most:
+            self.note(node, key, text, f"must be a number above {above} and not above {most}", "Correct it")
+            return None
+        return number
 
     def note(self, node: yaml.Node, key: str, value: str | None, message: str, next_step: str) -> None:
         where = f"line {node.start_mark.line + 1}, {key}" if key else f"line {node.start_mark.line + 1}"
@@ -436,6 +470,29 @@ def _model_problems(data: dict[str, Any], shown: str, root: Path) -> list[Proble
                     "Give the adapter another name",
                 )
             )
+    return problems
+
+
+def _proof_problems(data: dict[str, Any], shown: str) -> list[Problem]:
+    model, proof = data.get("model"), data.get("proof")
+    if not isinstance(model, dict) or not isinstance(proof, dict):
+        return []
+    prompts = [item for item in proof.get("prompts") or [] if isinstance(item, dict)]
+    known = [*(model.get("adapters") or {}), (model.get("base") or "").rpartition("/")[2]]
+    problems = [
+        Problem(
+            shown,
+            f"proof.prompts[{index}].model",
+            repr(item["model"]),
+            f"this environment serves no model of this name{did_you_mean(item['model'], known)}",
+            f"Name one of: {', '.join(known)}; or leave the key out",
+        )
+        for index, item in enumerate(prompts)
+        if item.get("model") not in (None, *known)
+    ]
+    if proof.get("slowest") is not None and not prompts:
+        message = "there are no prompts on which speed could be compared"
+        problems.append(Problem(shown, "proof.slowest", str(proof["slowest"]), message, "Add some to proof.prompts"))
     return problems
 
 

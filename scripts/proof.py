@@ -12,24 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from scripts.endpoint import Endpoint
+from scripts.comparison import ANSWER_TOKENS, Comparison, Earlier, ExpectedAnswer, ask, tokens_per_second
+from scripts.endpoint import Answer, Endpoint
 from scripts.errors import CloudError, NotSignedIn, Unreachable
-
-ANSWER_TOKENS = 64
-"""The most tokens a checked answer has; a proof is about the app and not about long answers."""
 
 _QUESTION = "Say hello."
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 2.0
 _GATEWAY = {502, 503, 504}
-
-
-@dataclass(frozen=True)
-class ExpectedAnswer:
-    """A prompt and a text that the answer at temperature 0 must contain; with an empty text any answer will do."""
-
-    prompt: str
-    contains: str
 
 
 @dataclass(frozen=True)
@@ -47,9 +37,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Proof:
-    """All checks, in the order in which they were made."""
+    """All checks, in the order in which they were made, and what was answered to each prompt.
+
+    earlier_release is the one that was in use before; None when it was not asked for its answers.
+    """
 
     checks: tuple[Check, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    earlier_release: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -59,8 +54,23 @@ class Proof:
     def failures(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if not check.passed)
 
+    @property
+    def rates(self) -> tuple[float | None, float | None]:
+        """Tokens in a second over all prompts: of the release before and of this one; None: not measured."""
+        return (
+            tokens_per_second([comparison.earlier for comparison in self.comparisons]),
+            tokens_per_second([comparison.new for comparison in self.comparisons]),
+        )
+
     def to_json(self) -> dict[str, Any]:
-        return {"passed": self.passed, "checks": [check.to_json() for check in self.checks]}
+        earlier, new = (None if rate is None else round(rate, 2) for rate in self.rates)
+        return {
+            "passed": self.passed,
+            "checks": [check.to_json() for check in self.checks],
+            "earlier_release": self.earlier_release,
+            "tokens_per_second": {"earlier": earlier, "new": new},
+            "answers": [comparison.to_json() for comparison in self.comparisons],
+        }
 
 
 class _Wrong(Exception):
@@ -73,13 +83,17 @@ def prove(
     release: str,
     models: Sequence[str],
     expected: Sequence[ExpectedAnswer] = (),
+    earlier: Earlier | None = None,
+    slowest: float | None = None,
     on_check: Callable[[Check], None] | None = None,
 ) -> Proof:
     """Make every check, also after one has failed.
 
-    models are the names that must be offered: the base and the adapters. on_check gets each check as it is made.
-    Never raises for what the endpoint does: that is what a failed check says.
+    models are the names that must be offered: the base and the adapters. earlier is what the release in use before
+    answered to `expected`; slowest is the least share of its tokens in a second that will do, None for no such check.
+    on_check gets each check as it is made. Never raises for what the endpoint does: that is what a failed check says.
     """
+    answers: list[Answer | None] = [None] * len(expected)
     steps: list[tuple[str, Callable[[], str]]] = [
         ("ready under the release", partial(_ready, endpoint, release)),
         ("models are listed", partial(_models, endpoint, models)),
@@ -88,18 +102,28 @@ def prove(
         ("a chat without a key gets 401", partial(_refused, endpoint, None)),
         ("a chat with a wrong key gets 401", partial(_refused, endpoint, secrets.token_urlsafe(16))),
     ]
-    for wanted in expected:
+    for number, wanted in enumerate(expected):
         name = f"the answer to {_shortened(wanted.prompt)!r}"
+        if wanted.model:
+            name += f" by {wanted.model}"
         if wanted.contains:
             name += f" contains {_shortened(wanted.contains)!r}"
-        steps.append((name, partial(_expected, endpoint, wanted)))
+        steps.append((name, partial(_expected, endpoint, wanted, answers, number)))
+    if earlier is not None and slowest is not None:
+        name = f"at least {slowest:g} times as many tokens in a second as release {earlier.release}"
+        steps.append((name, partial(_quick_enough, endpoint, expected, answers, earlier, slowest)))
     checks = []
     for name, step in steps:
         check = _made(name, step)
         checks.append(check)
         if on_check:
             on_check(check)
-    return Proof(tuple(checks))
+    before = earlier.answers if earlier is not None else (None,) * len(expected)
+    return Proof(
+        tuple(checks),
+        tuple(Comparison(*triple) for triple in zip(expected, before, answers, strict=True)),
+        earlier.release if earlier is not None else None,
+    )
 
 
 def _made(name: str, step: Callable[[], str]) -> Check:
@@ -170,13 +194,39 @@ def _refused(endpoint: Endpoint, key: str | None) -> str:
     raise _Wrong("the app answered: anybody may use it")
 
 
-def _expected(endpoint: Endpoint, wanted: ExpectedAnswer) -> str:
-    answer = endpoint.chat(wanted.prompt, max_tokens=ANSWER_TOKENS, temperature=0)
+def _expected(endpoint: Endpoint, wanted: ExpectedAnswer, answers: list[Answer | None], number: int) -> str:
+    """Keeps the answer in its place, right or wrong."""
+    answer = answers[number] = ask(endpoint, wanted)
     if not answer.text.strip():
         raise _Wrong(f"the answer of {answer.model} is empty")
-    if wanted.contains not in answer.text:
+    if not wanted.holds(answer.text):
         raise _Wrong(f"the answer of {answer.model} is {_shortened(answer.text, 200)!r}")
     return _shortened(answer.text, 200)
+
+
+def _quick_enough(
+    endpoint: Endpoint,
+    expected: Sequence[ExpectedAnswer],
+    answers: list[Answer | None],
+    earlier: Earlier,
+    slowest: float,
+) -> str:
+    """A replica that has just started may be slow for a moment: what is too slow is measured again, twice at most."""
+    before = tokens_per_second(earlier.answers)
+    if before is None:
+        return "not measured: the earlier release gave no answer of two tokens"
+    now = tokens_per_second(answers)
+    for _ in range(_ATTEMPTS - 1):
+        if now is None or now >= slowest * before:
+            break
+        answers[:] = [ask(endpoint, wanted) for wanted in expected]
+        now = tokens_per_second(answers)
+    if now is None:
+        raise _Wrong("not measured: this release gave no answer of two tokens")
+    told = f"{now:.1f} tokens/s, {now / before:.2f} times the {before:.1f} before"
+    if now < slowest * before:
+        raise _Wrong(told)
+    return told
 
 
 def _shortened(text: str, most: int = 60) -> str:

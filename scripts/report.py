@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from scripts.bundle import FileEntry
+from scripts.comparison import Comparison
 from scripts.diff import Difference, Part
+from scripts.endpoint import Answer
 from scripts.garbage import Garbage
 from scripts.history import History
 from scripts.plan import Change, Delta, Kind, Plan
@@ -216,12 +218,40 @@ def garbage_counts(found: Garbage) -> str:
 
 
 def proof_markdown(proof: Proof) -> str:
-    """The outcome, and a row for each check."""
+    """The outcome, a row for each check, and both releases' answers to each prompt."""
     rows = [
         f"| {'✅' if check.passed else '❌'} | {cell(check.name)} | {cell(check.detail)} | {check.seconds:.1f} |"
         for check in proof.checks
     ]
-    return "\n".join([_proof_outcome(proof), "", "| | Check | Found | Seconds |", "|-|-|-|-:|", *rows]) + "\n"
+    lines = [_proof_outcome(proof), "", "| | Check | Found | Seconds |", "|-|-|-|-:|", *rows]
+    if proof.comparisons:
+        before = f"Release {proof.earlier_release}, before" if proof.earlier_release else "Before"
+        lines += ["", f"| | Prompt | {before} | Tokens/s | First token | This release | Tokens/s | First token |"]
+        lines += ["|-|-|-|-:|-:|-|-:|-:|"]
+        lines += [
+            f"| {'✅' if each.passed else '❌'} | {cell(_prompt(each))} | {_answer_cells(each.earlier)} | "
+            f"{_answer_cells(each.new)} |"
+            for each in proof.comparisons
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def comparison_text(proof: Proof) -> str:
+    """Each prompt with the answer of the release before and of this one, and how quick they were; the rates last."""
+    lines = []
+    for each in proof.comparisons:
+        same = each.new is not None and each.earlier is not None and each.new.text == each.earlier.text
+        lines.append(_prompt(each))
+        lines.append(f"    before  {_pace(each.earlier)}{_excerpt(each.earlier)}")
+        lines.append(f"    now     {_pace(each.new)}{'the same' if same else _excerpt(each.new)}")
+        if not each.passed:
+            must = f"contain {each.expected.contains!r}" if each.expected.contains else "answer"
+            lines.append(f"    FAILED: it must {must}")
+    before, now = proof.rates
+    if before is not None and now is not None:
+        times = f"{now / before:.2f} times the {before:.1f} of release {proof.earlier_release}"
+        lines.append(f"All prompts: {now:.1f} tokens/s, {times}.")
+    return "\n".join(lines)
 
 
 def block(text: str) -> str:
@@ -327,6 +357,41 @@ def _short_commit(commit: str | None) -> str:
 def _signed_entries(sync: SyncPlan) -> list[tuple[str, FileEntry]]:
     signed = [("+", sync.added), ("~", sync.changed), ("-", sync.removed)]
     return [(sign, entry) for sign, entries in signed for entry in entries]
+
+
+def _prompt(each: Comparison) -> str:
+    model = f" ({each.expected.model})" if each.expected.model else ""
+    return f"{_shortened(each.expected.prompt)}{model}"
+
+
+def _pace(answer: Answer | None) -> str:
+    """31.2 tokens/s, first after 0.42 s: before an answer, as far as it is known."""
+    if answer is None:
+        return ""
+    rate, first = answer.tokens_per_second, answer.first_seconds
+    words = [f"{rate:.1f} tokens/s"] if rate is not None else []
+    words += [f"first after {first:.2f} s"] if first is not None else []
+    return ", ".join(words) + ": " if words else ""
+
+
+def _excerpt(answer: Answer | None) -> str:
+    return "no answer" if answer is None else _shortened(answer.text) or "an empty answer"
+
+
+def _answer_cells(answer: Answer | None) -> str:
+    """The three cells of an answer: its text, its rate, when its first token came."""
+    if answer is None:
+        return "- | - | -"
+    rate, first = answer.tokens_per_second, answer.first_seconds
+    return (
+        f"{cell(_excerpt(answer))} | {'-' if rate is None else f'{rate:.1f}'} | "
+        f"{'-' if first is None else f'{first:.2f} s'}"
+    )
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_VALUE else line[: LONGEST_VALUE - 3] + "..."
 
 
 def _proof_outcome(proof: Proof) -> str:

@@ -13,14 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts import diff, history, proof, publish, release, replica, report
+from scripts import comparison, diff, history, proof, publish, release, replica, report
+from scripts.comparison import Earlier, ExpectedAnswer
 from scripts.deployment import Outputs
 from scripts.diff import Difference
 from scripts.endpoint import Readiness
 from scripts.errors import InferopsError, NotFound, NotReady, ProofFailed
 from scripts.lock import Lock
 from scripts.progress import Progress
-from scripts.proof import ExpectedAnswer, Proof
+from scripts.proof import Proof
 from scripts.release import Current, Package, Release
 from scripts.session import Session
 
@@ -83,7 +84,9 @@ def deploy(session: Session) -> Deployed:
         with history.recorded(share, lock, _entry(session, "deploy", target, before), before, say=session.say):
             with timings.phase("upload"):
                 _upload(session, package, lock, before)
-            shown = _switch(session, target, previous, lock, timings)
+            slowest = session.environment.proof.slowest
+            earlier = _answers_before(session, previous, timings, wake=slowest is not None)
+            shown = _switch(session, target, previous, lock, timings, earlier, slowest)
     return _published(session, target, previous if previous != target.id else None, True, shown, timings)
 
 
@@ -112,7 +115,9 @@ def rollback(session: Session, name: str | None = None) -> Deployed:
         release.check_folders(share, target, described_in=f"releases/{target.id}/{release.MANIFEST}")
         previous = _fallback(before, target)
         with history.recorded(share, lock, _entry(session, "rollback", target, before), before, say=session.say):
-            shown = _switch(session, target, previous, lock, timings)
+            # Shown beside each other, and no condition: who goes back does not ask for speed.
+            earlier = _answers_before(session, previous, timings, wake=False)
+            shown = _switch(session, target, previous, lock, timings, earlier, None)
     return _published(session, target, before.release, True, shown, timings)
 
 
@@ -217,10 +222,40 @@ def _upload(session: Session, package: Package, lock: Lock, before: Current | No
         session.say(f"uploaded {folder}")
 
 
-def _switch(session: Session, release_: Release, previous: str | None, lock: Lock, timings: Timings) -> Proof:
+def _answers_before(session: Session, previous: str | None, timings: Timings, *, wake: bool) -> Earlier | None:
+    """What the release in use answers to the proof's prompts, before it is replaced; None when it does not serve.
+
+    An app that sleeps is woken only if asked.
+    """
+    expected = _expected(session)
+    if previous is None or not expected:
+        return None
+    with timings.phase("compare"):
+        state = session.app.state()
+        if state.has_failed or not (state.replicas or wake):
+            return None
+        if not state.replicas:
+            session.progress("waking the app, to compare the release in use with the new one")
+            try:
+                wait(session, previous, replica.Restart(state.name, frozenset(), False))
+            except NotReady:
+                return None
+        return comparison.take(session.endpoint, previous, expected)
+
+
+def _switch(
+    session: Session,
+    release_: Release,
+    previous: str | None,
+    lock: Lock,
+    timings: Timings,
+    earlier: Earlier | None,
+    slowest: float | None,
+) -> Proof:
     """Make the release the current one, proven; or put the previous one back and raise.
 
-    Raises ProofFailed when it does not serve or answer as it must; anything else (Ctrl-C, no network) as it is.
+    earlier is what the release in use answered; slowest the least share of its speed that will do. Raises ProofFailed
+    when the release does not serve or answer as it must; anything else (Ctrl-C, no network) as it is.
     """
     target = release_.id
     lock.check()
@@ -231,7 +266,7 @@ def _switch(session: Session, release_: Release, previous: str | None, lock: Loc
             restarted = session.app.restart()
             session.say(f"release {target} is current; restarted the revision {restarted.revision}")
             wait(session, target, restarted)
-        shown = _prove(session, release_, timings)
+        shown = _prove(session, release_, timings, earlier, slowest)
         if not shown.passed:
             raise ProofFailed(f"Release {target} does not answer as it must.", "", details=_failures(shown))
     except (NotReady, ProofFailed) as failure:
@@ -272,8 +307,18 @@ def _put_back(session: Session, failed: str, previous: str | None, lock: Lock, *
         )
 
 
-def _prove(session: Session, target: Release, timings: Timings) -> Proof:
-    expected = [ExpectedAnswer(wanted.prompt, wanted.contains or "") for wanted in session.environment.proof.prompts]
+def _expected(session: Session) -> list[ExpectedAnswer]:
+    prompts = session.environment.proof.prompts
+    return [ExpectedAnswer(wanted.prompt, wanted.contains or "", wanted.model) for wanted in prompts]
+
+
+def _prove(
+    session: Session,
+    target: Release,
+    timings: Timings,
+    earlier: Earlier | None = None,
+    slowest: float | None = None,
+) -> Proof:
     base = target.base.rpartition("/")[2]
 
     def tell(check: proof.Check) -> None:
@@ -284,9 +329,13 @@ def _prove(session: Session, target: Release, timings: Timings) -> Proof:
             session.endpoint,
             release=target.id,
             models=[base, *target.adapters],
-            expected=expected,
+            expected=_expected(session),
+            earlier=earlier,
+            slowest=slowest,
             on_check=tell,
         )
+    if earlier is not None:
+        session.say(report.comparison_text(shown))
     if not shown.passed:
         # What passed is part of the summary of what is published.
         session.job.add_summary(report.proof_markdown(shown))

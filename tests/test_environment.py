@@ -33,7 +33,8 @@ model:
 proof:
   prompts:
     - {prompt: 'What is a release?', contains: hash}
-    - {prompt: Hello}
+    - {prompt: Hello, model: own}
+  slowest: 0.5
 promote_from: stage
 """
 
@@ -97,11 +98,38 @@ def test_a_valid_environment(root: Path) -> None:
     assert loaded.model.adapters["own"] == environment.ModelFolder("adapters/own", root / "adapters/own")
     assert loaded.proof.prompts == (
         environment.Prompt("What is a release?", "hash"),
-        environment.Prompt("Hello", None),
+        environment.Prompt("Hello", None, "own"),
     )
+    assert loaded.proof.slowest == 0.5
     assert loaded.promote_from == "stage"
     assert loaded.parameters == {"count": {"value": 2}, "image": {"value": "own"}}
     assert [file.name for file in loaded.files] == ["environment.yaml"] + ["inference.parameters.json"] * 2
+
+
+@pytest.mark.parametrize(
+    ("proof", "where", "message"),
+    [
+        ("{slowest: 1.5, prompts: [{prompt: Hello}]}", "line 12, proof.slowest", "above 0 and not above 1"),
+        ("{slowest: .nan, prompts: [{prompt: Hello}]}", "line 12, proof.slowest", "above 0 and not above 1"),
+        (
+            "{slowest: '0.5', prompts: [{prompt: Hello}]}",
+            "line 12, proof.slowest",
+            "must be a number or null, not text",
+        ),
+        ("{slowest: 1}", "proof.slowest", "there are no prompts"),
+        (
+            "{prompts: [{prompt: Hello, model: ownn}]}",
+            "proof.prompts[0].model",
+            "no model of this name; did you mean own?",
+        ),
+    ],
+)
+def test_a_proof_that_cannot_be_made_is_refused(root: Path, proof: str, where: str, message: str) -> None:
+    head, _ = VALID.split("proof:")
+    rewrite(root, f"{head}proof: {proof}\n")
+    (problem,) = problems_of(root)
+    assert problem.where == where
+    assert message in problem.message
 
 
 def test_placeholders_are_the_all_zero_ids(root: Path) -> None:
@@ -176,13 +204,13 @@ def test_every_problem_is_told_at_once(root: Path) -> None:
         ("cloud: \x01", "", "it is not YAML: unacceptable character"),
         ("cloud: *none", "line 1, column 8", "it is not YAML: found undefined alias"),
         ("- cloud\n", "line 1", "must be a mapping of keys, not a list"),
-        (VALID + "cloud: azure\n", "line 17, cloud", "the key stands here twice"),
+        (VALID + "cloud: azure\n", "line 18, cloud", "the key stands here twice"),
         (VALID.replace("rg-inference-dev", "rg."), "line 3, resource_group", "must have 1 to 90 letters"),
         (VALID.replace("swedencentral", "Sweden Central"), "line 4, location", "must be a region's short name"),
         (VALID.replace("./adapters/own", "./adapters/none"), "model.adapters.own", "there is no such folder"),
         (VALID.replace("{default:", "{Phi-3-mini-4k-instruct:"), "model.adapters.Phi-3-mini-4k-instruct", "an API"),
         (VALID.replace("from: stage", "from: stag"), "promote_from", "there is no such environment; did you mean"),
-        (VALID.replace("from: stage", "from: 2026-01-01"), "line 16, promote_from", "must be text or null"),
+        (VALID.replace("from: stage", "from: 2026-01-01"), "line 17, promote_from", "must be text or null"),
         (VALID.replace("cloud: azure", "cloud: !!python/object:os.system azure"), "line 1, cloud", "must be text"),
     ],
 )  # fmt: skip

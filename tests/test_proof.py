@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import proof
-from scripts.endpoint import Endpoint
+from scripts import comparison, proof
+from scripts.comparison import Earlier, ExpectedAnswer
+from scripts.endpoint import Answer, Endpoint
 from scripts.errors import CloudError, NotSignedIn, ServiceFault, Unreachable, Untrusted
-from scripts.proof import ExpectedAnswer
 from tests.tiny_app import KEY, TinyApp, make_certificate, running_tiny_app
 
 MODELS = ["demo-base", "default"]
@@ -75,12 +75,12 @@ def test_every_wrong_thing_is_found_in_one_proof(app: TinyApp, endpoint: Endpoin
     app.behaviour.usage = False
     app.behaviour.ends_with_done = False
     found = failures(proof.prove(endpoint, release="r1", models=MODELS, expected=[ExpectedAnswer("Who?", "Ada")]))
-    assert found.pop("a streamed chat ends with [DONE]").endswith("its stream ended without [DONE].")
+    for streamed in ("a streamed chat ends with [DONE]", "the answer to 'Who?' contains 'Ada'"):
+        assert found.pop(streamed).endswith("its stream ended without [DONE].")
     assert found == {
         "ready under the release": "/ready names the release older, not r1",
         "models are listed": "not offered: default; offered: demo-base",
         "an authenticated chat answers": "the answer carries no usage (prompt, completion and total tokens)",
-        "the answer to 'Who?' contains 'Ada'": "the answer of demo-base is 'demo-base says hello'",
     }
 
 
@@ -113,6 +113,101 @@ def test_a_wrong_key_is_named_as_such(app: TinyApp, certificate: Path) -> None:
     found = failures(result)
     assert found["ready under the release"] == "/ready names the release None, not r1"
     assert "HTTP 401, wrong or missing key" in found["an authenticated chat answers"]
+
+
+# The release before and the new one
+
+
+def measured(text: str, tokens_per_second: float) -> Answer:
+    """An answer of 11 tokens whose first came after one second."""
+    return Answer(text, "default", "stop", {"completion_tokens": 11}, 1 + 10 / tokens_per_second, 1.0)
+
+
+EXPECTED = (ExpectedAnswer("Who?", "Ada"), ExpectedAnswer("Where?", "", "demo-base"))
+
+
+def test_the_release_in_use_is_asked_every_prompt(app: TinyApp, endpoint: Endpoint) -> None:
+    app.behaviour.answers = {"Who?": "Ada it was"}
+    taken = comparison.take(endpoint, "r1", EXPECTED)
+    assert taken is not None
+    assert [answer and answer.text.strip() for answer in taken.answers] == ["Ada it was", "demo-base says hello"]
+    assert [request["model"] for request in app.behaviour.requests] == ["default", "demo-base"]
+    assert {request["temperature"] for request in app.behaviour.requests} == {0}
+    for answer in taken.answers:
+        assert answer is not None
+        assert answer.first_seconds is not None
+        assert 0 < answer.first_seconds <= answer.seconds
+        assert answer.later_tokens == 3
+        assert answer.tokens_per_second is not None
+
+
+def test_an_answer_that_the_release_in_use_does_not_give_is_left_out(app: TinyApp, endpoint: Endpoint) -> None:
+    app.behaviour.models = ["default"]
+    taken = comparison.take(endpoint, "r1", EXPECTED)
+    assert taken is not None
+    assert taken.answers[0] is not None
+    assert taken.answers[1] is None, "this release had no such model yet"
+
+
+def test_an_app_that_does_not_serve_the_release_in_use_is_not_asked(app: TinyApp, endpoint: Endpoint) -> None:
+    assert comparison.take(endpoint, "another", EXPECTED) is None
+    app.behaviour.gateway_failures = 1
+    assert comparison.take(endpoint, "r1", EXPECTED) is None
+    assert app.behaviour.requests == []
+
+
+def test_both_answers_stand_beside_each_other(app: TinyApp, endpoint: Endpoint) -> None:
+    app.behaviour.answers = {"Who?": "It was Eve"}
+    earlier = Earlier("r0", (measured("Ada", 20.0), None))
+    result = proof.prove(endpoint, release="r1", models=MODELS, expected=EXPECTED, earlier=earlier)
+    assert failures(result) == {"the answer to 'Who?' contains 'Ada'": "the answer of default is 'It was Eve'"}
+    assert [each.passed for each in result.comparisons] == [False, True]
+    assert result.rates[0] == pytest.approx(20.0)
+    document = result.to_json()
+    assert document["earlier_release"] == "r0"
+    assert document["tokens_per_second"]["earlier"] == 20.0
+    first, second = document["answers"]
+    assert first["earlier"] == {
+        "text": "Ada", "tokens": 11, "tokens_per_second": 20.0, "first_token_seconds": 1.0, "seconds": 1.5
+    }  # fmt: skip
+    assert first["new"]["text"].strip() == "It was Eve"
+    assert (first["passed"], first["contains"]) == (False, "Ada")
+    assert (second["earlier"], second["model"], second["passed"]) == (None, "demo-base", True)
+
+
+def test_a_release_that_is_quick_enough_passes(app: TinyApp, endpoint: Endpoint) -> None:
+    earlier = Earlier("r0", (measured("Ada", 0.001),))
+    result = proof.prove(endpoint, release="r1", models=MODELS, expected=EXPECTED[1:], earlier=earlier, slowest=0.5)
+    assert failures(result) == {}
+    assert result.checks[-1].name == "at least 0.5 times as many tokens in a second as release r0"
+    assert "times the 0.0 before" in result.checks[-1].detail
+
+
+def test_a_release_that_is_too_slow_is_measured_again_and_fails(app: TinyApp, endpoint: Endpoint) -> None:
+    earlier = Earlier("r0", (measured("Ada", 1e6),))
+    asked = EXPECTED[1:]
+    result = proof.prove(endpoint, release="r1", models=MODELS, expected=asked, earlier=earlier, slowest=0.5)
+    assert list(failures(result)) == ["at least 0.5 times as many tokens in a second as release r0"]
+    assert "times the 1000000.0 before" in result.failures[0].detail
+    questions = [request["messages"][-1]["content"] for request in app.behaviour.requests]
+    assert questions.count("Where?") == 3
+
+
+def test_a_speed_that_was_not_measured_is_no_condition(app: TinyApp, endpoint: Endpoint) -> None:
+    earlier = Earlier("r0", (None,))
+    result = proof.prove(endpoint, release="r1", models=MODELS, expected=EXPECTED[1:], earlier=earlier, slowest=0.5)
+    assert result.passed
+    assert result.checks[-1].detail == "not measured: the earlier release gave no answer of two tokens"
+
+
+def test_an_app_that_breaks_off_is_not_taken_for_a_slow_one(app: TinyApp, endpoint: Endpoint) -> None:
+    app.behaviour.breaks_off_with = "out of memory"
+    earlier = Earlier("r0", (measured("Ada", 0.001),))
+    result = proof.prove(endpoint, release="r1", models=MODELS, expected=EXPECTED[1:], earlier=earlier, slowest=0.5)
+    found = failures(result)
+    assert "broke off: out of memory" in found["the answer to 'Where?' by demo-base"]
+    speed = found["at least 0.5 times as many tokens in a second as release r0"]
+    assert speed == "not measured: this release gave no answer of two tokens"
 
 
 def test_readiness_tells_the_holder_of_the_key_everything(app: TinyApp, endpoint: Endpoint) -> None:

@@ -73,6 +73,9 @@ def test_the_record_tells_a_machine_the_rest(tmp_path: Path) -> None:
                 {"name": "a chat answers", "passed": True, "detail": "4 tokens | <b>", "seconds": 0.5},
                 {"name": "no key", "passed": False, "detail": "answered\n200", "seconds": 0.1},
             ],
+            "earlier_release": None,
+            "tokens_per_second": {"earlier": None, "new": None},
+            "answers": [],
         },
         "run_url": "https://github.example/o/r/actions/runs/1",
     }

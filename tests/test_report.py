@@ -8,6 +8,8 @@ import pytest
 
 from scripts import report
 from scripts.bundle import FileEntry
+from scripts.comparison import Comparison, ExpectedAnswer
+from scripts.endpoint import Answer
 from scripts.plan import Change, Delta, Kind, Noise, Plan
 from scripts.proof import Check, Proof
 from scripts.share import SyncPlan
@@ -149,3 +151,53 @@ def test_a_proof_as_a_table_keeps_its_columns() -> None:
 )
 def test_sizes(count: int, text: str) -> None:
     assert report.size(count) == text
+
+
+def answer(text: str, later_seconds: float) -> Answer:
+    return Answer(text, "default", "stop", {"completion_tokens": 11}, 0.25 + later_seconds, 0.25)
+
+
+COMPARED = Proof(
+    (Check("the answer", False, "no", 0.1),),
+    (
+        Comparison(ExpectedAnswer("Who?", "Ada"), answer("Ada |", 0.5), answer("It was\nEve", 0.25)),
+        Comparison(ExpectedAnswer("Where?", "", "other"), None, answer("Here", 1.0)),
+        Comparison(ExpectedAnswer("When?", ""), answer("Now", 0.5), answer("Now", 0.75)),
+        Comparison(ExpectedAnswer("Why?", ""), answer("So", 1.0), None),
+    ),
+    "r0",
+)
+
+
+def test_two_releases_answers_in_a_terminal() -> None:
+    assert report.comparison_text(COMPARED).splitlines() == [
+        "Who?",
+        "    before  20.0 tokens/s, first after 0.25 s: Ada |",
+        "    now     40.0 tokens/s, first after 0.25 s: It was Eve",
+        "    FAILED: it must contain 'Ada'",
+        "Where? (other)",
+        "    before  no answer",
+        "    now     10.0 tokens/s, first after 0.25 s: Here",
+        "When?",
+        "    before  20.0 tokens/s, first after 0.25 s: Now",
+        "    now     13.3 tokens/s, first after 0.25 s: the same",
+        "Why?",
+        "    before  10.0 tokens/s, first after 0.25 s: So",
+        "    now     no answer",
+        "    FAILED: it must answer",
+        "All prompts: 15.0 tokens/s, 1.00 times the 15.0 of release r0.",
+    ]
+
+
+def test_two_releases_answers_as_a_table() -> None:
+    head, rule, *rows = report.proof_markdown(COMPARED).splitlines()[-6:]
+    assert head == (
+        "| | Prompt | Release r0, before | Tokens/s | First token | This release | Tokens/s | First token |"
+    )
+    assert rows == [
+        "| ❌ | Who? | Ada \\| | 20.0 | 0.25 s | It was Eve | 40.0 | 0.25 s |",
+        "| ✅ | Where? (other) | - | - | - | Here | 10.0 | 0.25 s |",
+        "| ✅ | When? | Now | 20.0 | 0.25 s | Now | 13.3 | 0.25 s |",
+        "| ❌ | Why? | So | 10.0 | 0.25 s | - | - | - |",
+    ]
+    assert {line.replace("\\|", "").count("|") for line in (head, rule, *rows)} == {9}
