@@ -21,6 +21,7 @@ from yarl import URL
 
 from infra.emulator.containerapps.replica import Replica
 from infra.emulator.containerapps.workload import Refused
+from infra.emulator.waiting import within
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandler
 async def _idle_limited(content: aiohttp.StreamReader, seconds: float) -> AsyncIterator[bytes]:
     """What the client sends, as it comes; TimeoutError when nothing comes for that long."""
     while True:
-        chunk = await asyncio.wait_for(content.readany(), seconds)
+        chunk = await within(seconds, content.readany())
         if not chunk and content.at_eof():
             return
         yield chunk

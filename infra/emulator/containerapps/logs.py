@@ -19,6 +19,7 @@ from typing import TextIO
 from aiohttp import web
 
 from infra.emulator.operations import timestamp
+from infra.emulator.waiting import within
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Journal:
                 yield line
             while follow and not (follower.ended and follower.lines.empty()):
                 try:
-                    line_or_end = await asyncio.wait_for(follower.lines.get(), _HEARTBEAT_SECONDS)
+                    line_or_end = await within(_HEARTBEAT_SECONDS, follower.lines.get())
                 except asyncio.TimeoutError:
                     yield None
                     continue

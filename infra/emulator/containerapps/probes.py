@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 
 from infra.emulator.containerapps.pace import Pace
+from infra.emulator.waiting import within
 
 # A probe more often than this would load this machine more than it tells.
 _SHORTEST_PERIOD_SECONDS = 0.05
@@ -148,10 +149,7 @@ class _Prober:
         port = self._local_port(probe.port)
         try:
             if probe.path is None:
-                _, writer = await asyncio.wait_for(
-                    asyncio.open_connection("127.0.0.1", port), timeout=probe.timeout_seconds
-                )
-                writer.close()
+                await within(probe.timeout_seconds, _connect(port))
                 return None
             url = f"{probe.scheme.lower()}://127.0.0.1:{port}{probe.path}"
             timeout = aiohttp.ClientTimeout(total=probe.timeout_seconds)
@@ -165,6 +163,11 @@ class _Prober:
             return f"no answer within {probe.timeout_seconds} s at port {probe.port}"
         except (OSError, aiohttp.ClientError):
             return f"connection refused at port {probe.port}"
+
+
+async def _connect(port: int) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.close()
 
 
 def _probe(given: Mapping[str, Any]) -> Probe:

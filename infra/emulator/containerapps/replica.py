@@ -24,6 +24,7 @@ from infra.emulator.containerapps.logs import Journal, container_line
 from infra.emulator.containerapps.pace import Pace
 from infra.emulator.containerapps.probes import Probe, Reports, watch
 from infra.emulator.store import Store
+from infra.emulator.waiting import within
 
 log = logging.getLogger(__name__)
 
@@ -280,7 +281,7 @@ class Replica:
 
     async def _wait(self, seconds: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), max(seconds, 0.05))
+            await within(max(seconds, 0.05), self._stopping.wait())
 
     def _set_ready(self, ready: bool) -> None:
         if ready and self.stopping:

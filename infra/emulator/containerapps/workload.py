@@ -27,6 +27,7 @@ from infra.emulator.containerapps.revisions import Revision, Revisions, now_with
 from infra.emulator.containerapps.scale import Scale
 from infra.emulator.resource_id import ResourceId
 from infra.emulator.store import Store
+from infra.emulator.waiting import within
 
 log = logging.getLogger(__name__)
 
@@ -271,7 +272,7 @@ class Workload:
             if not revision.activating or self._closed:
                 raise Refused(503, _NO_UPSTREAM)
             try:
-                await asyncio.wait_for(self._turn.wait(), end - time.monotonic())
+                await within(end - time.monotonic(), self._turn.wait())
             except asyncio.TimeoutError:
                 raise Refused(504, "stream timeout") from None
 
@@ -284,7 +285,7 @@ class Workload:
                 # A defect of the stand-in: say so, and go on with the other apps.
                 log.exception("app %s", self.app_id.name)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _TICK_SECONDS)
+                await within(_TICK_SECONDS, self._wake.wait())
 
     def _reconcile(self) -> None:
         if self._stale or self._settings is None:
