@@ -141,7 +141,8 @@ class _Upload:
             raise _changed(file)
         path = join(self._folder, file.entry.path)
         share_module.create_file(self._share, path, content, {HASH_METADATA: file.entry.sha256})
-        self._counter.add(file.entry.path, len(content), sent_bytes=len(content), files=1)
+        sent_bytes = 0 if is_zero(content) else len(content)
+        self._counter.add(file.entry.path, len(content), sent_bytes=sent_bytes, files=1)
 
     def _send_large(self, file: LocalFile, requests: _Requests) -> None:
         """Ranges, then the content MD5."""

@@ -1,0 +1,325 @@
+"""A SyncPlan carried out on a share, through the real SDK: what arrives, what is not sent, what a cut leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scripts import release as releases
+from scripts import share as shares
+from scripts import upload as uploads
+from scripts.bundle import FileEntry, read_local
+from scripts.errors import CloudError, InferopsError
+from scripts.lock import Lock
+from scripts.progress import Progress
+from tests.conftest import RunningStandIn
+from tests.faults import Switch
+from tests.folders import contents, write
+from tests.share_on_stand_in import ACCOUNT, RESOURCE_GROUP, clients_of, new_share
+from tests.share_uploads import upload_and_tell
+
+if TYPE_CHECKING:
+    from scripts.cloud import ShareClient
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def switch(stand_in: RunningStandIn) -> Switch:
+    return Switch(stand_in)
+
+
+@pytest.fixture
+def share(stand_in: RunningStandIn) -> Iterator[ShareClient]:
+    with new_share(stand_in, f"s{uuid.uuid4().hex[:12]}") as client:
+        yield client
+
+
+def send(
+    share: ShareClient, source: Path, folder: str, elsewhere: dict[str, str] | None = None, **options: object
+) -> shares.SyncPlan:
+    local = read_local({"": source})
+    plan = shares.plan(local, shares.read_remote(share, folder), folder=folder, elsewhere=elsewhere)
+    uploads.apply(share, plan, local, **options)  # type: ignore[arg-type]
+    return plan
+
+
+@dataclass
+class Counts:
+    """Requests that a share was asked, by kind."""
+
+    ranges: int = 0
+    files: int = 0
+    all: int = 0
+
+
+@contextlib.contextmanager
+def counted(switch: Switch, share: ShareClient) -> Iterator[Counts]:
+    """The requests to the share while the block runs."""
+    place = f"/{share.share_name}[/?]"
+    counts = Counts()
+    # Rules that wait no time at all, for what they have met.
+    paths = [f"{place}.*comp=range$", rf"{place}[^?]*$", place]
+    with switch.on(*({"fault": "latency", "seconds": 0, "path": path} for path in paths)):
+        yield counts
+        counts.ranges, counts.files, counts.all = (rule["met"] for rule in switch.rules())
+
+
+# --- what arrives
+
+
+def test_small_files_large_files_and_empty_ones_arrive_whole(share: ShareClient, tmp_path: Path) -> None:
+    large = os.urandom(9 * MIB + 17)
+    files = {f"code/part{number}/file{number}.py": b"%d" % number for number in range(20)}
+    files |= {"empty": b"", "exactly": b"e" * 4 * MIB, "large.bin": large, "code/größe.txt": b"umlaut"}
+    write(tmp_path, files)
+    seen: list[Progress] = []
+    plan = send(share, tmp_path, "target/folder", progress=seen.append)
+    assert len(plan.added) == len(files)
+    assert contents(share, "target/folder") == files
+    total = sum(map(len, files.values()))
+    assert (seen[-1].files_done, seen[-1].bytes_done, seen[-1].bytes_sent) == (len(files), total, total)
+    assert [step.bytes_done for step in seen] == sorted(step.bytes_done for step in seen)
+    properties = share.get_file_client("target/folder/large.bin").get_file_properties()
+    assert bytes(properties.content_settings.content_md5 or b"") == hashlib.md5(large).digest()
+
+
+def test_a_second_run_sends_what_changed_and_removes_what_went(share: ShareClient, tmp_path: Path) -> None:
+    write(tmp_path, {"same": b"same", "changed": b"old", "gone/deep/file": b"gone", "large": b"l" * 5 * MIB})
+    send(share, tmp_path, "target")
+    write(tmp_path, {"changed": b"new", "added": b"added"})
+    (tmp_path / "gone" / "deep" / "file").unlink()
+    plan = send(share, tmp_path, "target")
+    assert [[entry.path for entry in kind] for kind in (plan.added, plan.changed, plan.removed, plan.unchanged)] == [
+        ["added"],
+        ["changed"],
+        ["gone/deep/file"],
+        ["large", "same"],
+    ]
+    left = {"same": b"same", "changed": b"new", "added": b"added", "large": b"l" * 5 * MIB}
+    assert contents(share, "target") == left
+    assert sorted(shares.list_folder(share, "target")) == sorted((name, len(text)) for name, text in left.items())
+    assert send(share, tmp_path, "target").is_empty
+
+
+def test_a_file_takes_a_folders_place_and_the_other_way_round(share: ShareClient, tmp_path: Path) -> None:
+    send(share, write(tmp_path / "before", {"a/b/c": b"1", "a/d": b"2", "e": b"3"}), "target")
+    after = {"a": b"4", "e/f/g": b"5"}
+    send(share, write(tmp_path / "after", after), "target")
+    assert contents(share, "target") == after
+
+
+def test_a_thousand_bytes_here_and_there_cost_one_request_a_file(
+    share: ShareClient, switch: Switch, tmp_path: Path
+) -> None:
+    files = {f"part{number % 4}/{number}": b"%d" % number for number in range(80)}
+    local = read_local({"": write(tmp_path, files)})
+    plan = shares.plan(local, (), folder="target")
+    with counted(switch, share) as counts:
+        uploads.apply(share, plan, local)
+    # The files, their four folders, and the folder of all.
+    assert (counts.all, counts.files) == (80 + 5, 80)
+
+
+def test_no_more_requests_at_once_than_there_are_connections(share: ShareClient, tmp_path: Path) -> None:
+    write(tmp_path, {f"{number}.txt": b"x" for number in range(100)})
+    before = threading.active_count()
+    most = 0
+
+    def count(step: Progress) -> None:
+        nonlocal most
+        most = max(most, threading.active_count() - before)
+
+    send(share, tmp_path, "target", progress=count)
+    assert 1 < most <= shares.PARALLEL_REQUESTS
+    assert len(contents(share, "target")) == 100
+
+
+# --- what is not sent
+
+
+def test_zeros_are_not_sent(share: ShareClient, switch: Switch, tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("wb") as stream:
+        stream.truncate(40 * MIB)
+        stream.seek(17 * MIB)
+        stream.write(b"here")
+    (tmp_path / "nothing").write_bytes(bytes(9 * MIB))
+    (tmp_path / "small").write_bytes(bytes(1000))
+    seen: list[Progress] = []
+    with counted(switch, share) as counts:
+        send(share, tmp_path, "target", progress=seen.append)
+    assert counts.ranges == 1
+    assert (seen[-1].bytes_done, seen[-1].bytes_sent) == (49 * MIB + 1000, 4 * MIB)
+    sparse = share.get_file_client("target/sparse")
+    assert [(found.start, found.end + 1) for found in sparse.list_ranges()] == [(16 * MIB, 20 * MIB)]
+    assert sparse.download_file().readall() == (tmp_path / "sparse").read_bytes()
+    entries = read_local({"": tmp_path})
+    assert shares.read_remote(share, "target") == tuple(file.entry for file in entries)
+
+
+def test_an_upload_that_was_killed_goes_on_where_it_stopped(
+    share: ShareClient, stand_in: RunningStandIn, switch: Switch, tmp_path: Path
+) -> None:
+    content = os.urandom(60 * MIB + 5)
+    source = write(tmp_path / "source", {"weights": content, "config.json": b"{}"})
+    with clients_of(stand_in, RESOURCE_GROUP) as clients:
+        key, address = clients.account_key(ACCOUNT), clients.cloud.file_endpoint.format(account=ACCOUNT)
+        certificate = clients.cloud.certificate
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.share_uploads"])
+    hears, tells = context.Pipe(duplex=False)
+    arguments = (tells, address, share.share_name, key, certificate, source)
+    # The seventh range and all further ones hang.
+    with switch.on({"fault": "latency", "seconds": 3, "path": "comp=range$", "after": 6}):
+        process = context.Process(target=upload_and_tell, args=arguments)
+        process.start()
+        while hears.recv() < 20 * MIB:
+            pass
+        process.kill()
+        process.join()
+    assert process.exitcode == -9
+    written = sum(found.end + 1 - found.start for found in share.get_file_client("target/weights").list_ranges())
+    assert 20 * MIB - 2 <= written <= 24 * MIB + 5
+    seen: list[Progress] = []
+    with counted(switch, share) as counts:
+        send(share, source, "target", progress=seen.append)
+    assert counts.ranges == seen[-1].bytes_sent // (4 * MIB) + 1
+    assert 5 <= seen[-1].bytes_sent <= len(content) - written
+    assert seen[-1].bytes_done == len(content)
+    assert contents(share, "target") == {"weights": content, "config.json": b"{}"}
+    properties = share.get_file_client("target/weights").get_file_properties()
+    assert bytes(properties.content_settings.content_md5 or b"") == hashlib.md5(content).digest()
+
+
+@pytest.mark.parametrize("left_behind", ["another content", "another size", "half a range"])
+def test_only_whole_ranges_of_the_same_content_are_trusted(
+    share: ShareClient, tmp_path: Path, left_behind: str
+) -> None:
+    content = os.urandom(9 * MIB)
+    write(tmp_path, {"large": content})
+    shares.make_folders(share, ["target"])
+    client = share.get_file_client("target/large")
+    made_for = hashlib.sha256(b"another" if left_behind == "another content" else content).hexdigest()
+    size = len(content) + (left_behind == "another size")
+    client.create_file(size, metadata={shares.HASH_METADATA: made_for})
+    part = content[: 4 * MIB] if left_behind != "half a range" else content[: 4 * MIB - 512]
+    client.upload_range(part, 0, len(part))
+    client.upload_range(b"strange" if size != len(content) else content[-7:], len(content) - 7, 7)
+    assert shares.read_remote(share, "target") == (FileEntry("large", size, ""),)
+    seen: list[Progress] = []
+    assert [entry.path for entry in send(share, tmp_path, "target", progress=seen.append).changed] == ["large"]
+    assert seen[-1].bytes_sent == len(content)
+    assert contents(share, "target") == {"large": content}
+
+
+def test_what_stands_elsewhere_on_the_share_is_copied_there(share: ShareClient, switch: Switch, tmp_path: Path) -> None:
+    large = os.urandom(5 * MIB)
+    first = {"weights.bin": large, "code/one.py": b"one", "code/two.py": b"two", "empty": b""}
+    send(share, write(tmp_path / "first", first), "first")
+    elsewhere = {entry.sha256: f"first/{entry.path}" for entry in shares.read_remote(share, "first")}
+    second = {"renamed.bin": large, "code/one.py": b"one", "two.py": b"two", "empty": b"", "three.py": b"three"}
+    local = read_local({"": write(tmp_path / "second", second)})
+    plan = shares.plan(local, (), folder="second", elsewhere=elsewhere)
+    assert [copy.source for copy in plan.copied] == ["first/code/one.py", "first/weights.bin", "first/code/two.py"]
+    assert plan.bytes_to_send == len(b"three")
+    seen: list[Progress] = []
+    with counted(switch, share) as counts:
+        uploads.apply(share, plan, local, progress=seen.append)
+    assert (counts.ranges, counts.files) == (0, len(second))
+    assert (seen[-1].files_done, seen[-1].bytes_sent) == (5, 5)
+    assert contents(share, "second") == second
+    assert contents(share, "first") == first
+
+
+def test_what_cannot_be_copied_is_sent(share: ShareClient, tmp_path: Path) -> None:
+    files = {"small": b"small", "large": os.urandom(5 * MIB)}
+    write(tmp_path, files)
+    elsewhere = {file.entry.sha256: f"gone/{file.entry.path}" for file in read_local({"": tmp_path})}
+    seen: list[Progress] = []
+    send(share, tmp_path, "target", elsewhere, progress=seen.append)
+    assert contents(share, "target") == files
+    assert (seen[-1].files_done, seen[-1].bytes_sent) == (2, 5 * MIB + 5)
+
+
+def test_a_release_sends_only_what_an_earlier_one_does_not_hold(
+    share: ShareClient, switch: Switch, tmp_path: Path
+) -> None:
+    weights = os.urandom(5 * MIB)
+    code = {"inference/serve.py": b"one", "inference/model.py": b"model", "requirements/inference.txt": b"torch"}
+    write(tmp_path / "repository", code)
+    write(tmp_path / "adapter", {"adapter_config.json": b"{}", "adapter_model.safetensors": weights})
+
+    def deployed(earlier: str | None) -> tuple[str, list[Progress]]:
+        seen: dict[str, Progress] = {}
+        package = releases.prepare(
+            tmp_path / "repository", base="base", adapters={"default": tmp_path / "adapter"}, commit=None
+        )
+        with Lock(share) as lock:
+            releases.upload(
+                share, package, lock, earlier=earlier, progress=lambda name, done: seen.update({name: done})
+            )
+        return package.release.id, list(seen.values())
+
+    first, _ = deployed(None)
+    write(tmp_path / "repository", {"inference/serve.py": b"two"})
+    (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "renamed.safetensors")
+    second, seen = deployed(first)
+    assert [(done.bytes_done, done.bytes_sent) for done in seen] == [(5 * MIB + 2, 2), (3 + 5 + 5, 3)]
+    for release_id, serve in ((first, b"one"), (second, b"two")):
+        release = releases.read_release(share, release_id)
+        assert release is not None
+        assert contents(share, f"releases/{release_id}/inference") == {"serve.py": serve, "model.py": b"model"}
+        assert weights in contents(share, release.adapters["default"]).values()
+
+
+# --- what goes wrong
+
+
+def test_a_file_that_changed_after_the_plan_is_noticed(share: ShareClient, tmp_path: Path) -> None:
+    write(tmp_path, {"small": b"one", "large": b"l" * 5 * MIB})
+    local = read_local({"": tmp_path})
+    plan = shares.plan(local, (), folder="target")
+    write(tmp_path, {"small": b"two"})
+    with pytest.raises(InferopsError, match="small changed while it was being uploaded"):
+        uploads.apply(share, plan, local)
+    write(tmp_path, {"small": b"one", "large": b"l" * 5 * MIB + b"more"})
+    with pytest.raises(InferopsError, match="large changed while it was being uploaded"):
+        uploads.apply(share, plan, local)
+    (tmp_path / "large").unlink()
+    with pytest.raises(InferopsError, match="large changed while it was being uploaded"):
+        uploads.apply(share, plan, local)
+    entries = {entry.path: entry.sha256 for entry in shares.read_remote(share, "target")}
+    assert entries["large"] == ""
+
+
+@pytest.mark.parametrize("path", ["target/7$", "comp=range$"])
+def test_a_refusal_ends_the_upload(share: ShareClient, switch: Switch, tmp_path: Path, path: str) -> None:
+    files = {f"{number}": b"x" for number in range(200)} | {"large": os.urandom(20 * MIB)}
+    local = read_local({"": write(tmp_path, files)})
+    plan = shares.plan(local, (), folder="target")
+    refusal = {"fault": "refused", "status": 403, "code": "AuthorizationFailure", "message": "no", "path": path}
+    with switch.on(refusal), pytest.raises(CloudError, match="target/"):
+        uploads.apply(share, plan, local)
+    there = {entry.path: entry.sha256 for entry in shares.read_remote(share, "target")}
+    assert there.get("large", "") == ""
+    assert (len(there) < len(files)) or path == "comp=range$"
+
+
+def test_a_busy_service_is_waited_for(share: ShareClient, switch: Switch, tmp_path: Path) -> None:
+    files = {f"{number}": b"%d" % number for number in range(40)} | {"large": os.urandom(20 * MIB)}
+    busy = {"fault": "unavailable", "path": f"/{share.share_name}/target", "after": 3, "count": 6}
+    lost = {"fault": "dropped-connection", "when": "after", "path": "comp=range$", "count": 2}
+    with switch.on(busy, lost):
+        send(share, write(tmp_path, files), "target")
+        assert switch.fired() == [6, 2]
+    assert contents(share, "target") == files
