@@ -14,14 +14,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from engine import ChatRequest, Engine, EngineFull, EngineNotReady, Finished, RequestRefused
+from engine import Engine
 from fastapi import FastAPI
+from generation import ChatRequest, EngineFull, EngineNotReady, Finished, FinishReason, RequestRefused
 from ui_style import STYLE, theme
 
 NOT_ANSWERED = "Not answered"
 
 SHOWN_EVERY_SECONDS = 0.05
 """An answer is drawn anew at most so often: each time costs the server a millisecond or two of one core."""
+
+CUT_SHORT: dict[FinishReason | None, str] = {
+    "length": "cut at the longest answer",
+    "timeout": "cut: it took too long",
+}
 
 PLACEHOLDER = "### Ask the model something\nThe whole conversation is sent each time."
 
@@ -35,6 +41,7 @@ class Said:
     first_after: float = 0.0
     last_after: float = 0.0
     refused: str | None = None
+    ended: FinishReason | None = None
 
     @property
     def shown(self) -> str:
@@ -48,7 +55,10 @@ class Said:
         words = [f"{self.tokens} {'token' if self.tokens == 1 else 'tokens'}"]
         if self.tokens > 1 and self.last_after > self.first_after:
             words.append(f"{(self.tokens - 1) / (self.last_after - self.first_after):.1f} tokens/s")
-        return " · ".join([*words, f"first after {self.first_after:.2f} s"])
+        words.append(f"first after {self.first_after:.2f} s")
+        if self.ended in CUT_SHORT:
+            words.append(CUT_SHORT[self.ended])
+        return " · ".join(words)
 
 
 async def answers(engine: Engine, request: ChatRequest) -> AsyncGenerator[Said, None]:
@@ -65,7 +75,7 @@ async def answers(engine: Engine, request: ChatRequest) -> AsyncGenerator[Said, 
             now = time.monotonic()
             if isinstance(event, Finished):
                 refused = (event.error or "no reason") if event.reason == "error" else None
-                yield Said(text, tokens, first_after, last_after, refused)
+                yield Said(text, tokens, first_after, last_after, refused, event.reason)
             else:
                 text += event.text
                 tokens += len(event.tokens)
