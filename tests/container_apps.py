@@ -149,6 +149,8 @@ def app_body(*, name: str = "main", **template: Any) -> dict[str, Any]:
                 "httpGet": {"path": "/health", "port": 8000},
                 "periodSeconds": 1,
                 "failureThreshold": 1,
+                # A machine that is busy with other tests may be late with its answer.
+                "timeoutSeconds": 30,
             },
         ],
     }
