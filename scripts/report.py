@@ -254,6 +254,11 @@ def comparison_text(proof: Proof) -> str:
     return "\n".join(lines)
 
 
+def gap(seconds: float) -> str:
+    """How long the endpoint did not answer while a release was put into use."""
+    return f"nobody was answered for {seconds:.1f} s" if seconds else "every request was answered meanwhile"
+
+
 def block(text: str) -> str:
     """Text in Markdown as it stands, columns and all."""
     return _fenced(text, "") + "\n"

@@ -19,6 +19,7 @@ from scripts.deployment import Outputs
 from scripts.diff import Difference
 from scripts.endpoint import Readiness
 from scripts.errors import InferopsError, NotFound, NotReady, ProofFailed
+from scripts.gap import GapWatch
 from scripts.lock import Lock
 from scripts.progress import Progress
 from scripts.proof import Proof
@@ -263,9 +264,7 @@ def _switch(
         # Within the block: whoever interrupts this very request may have come too late to keep it from being done.
         release.set_current(session.share, target, lock, previous=previous)
         with timings.phase("start"):
-            restarted = session.app.restart()
-            session.say(f"release {target} is current; restarted the revision {restarted.revision}")
-            wait(session, target, restarted)
+            _restart(session, target, timings)
         shown = _prove(session, release_, timings, earlier, slowest)
         if not shown.passed:
             raise ProofFailed(f"Release {target} does not answer as it must.", "", details=_failures(shown))
@@ -282,6 +281,19 @@ def _switch(
         raise
     release.confirm_current(session.share, target, lock)
     return shown
+
+
+def _restart(session: Session, target: str, timings: Timings) -> None:
+    """Restart the replicas, wait until the release serves, and tell how long nobody was answered meanwhile."""
+    restarted = session.app.restart()
+    session.say(f"release {target} is current; restarted the revision {restarted.revision}")
+    if not restarted.replicas_before:  # nobody was served
+        wait(session, target, restarted)
+        return
+    with GapWatch(session.endpoint) as watch:
+        wait(session, target, restarted)
+    timings.seconds["unanswered"] = watch.seconds
+    session.say(report.gap(watch.seconds))
 
 
 def _put_back(session: Session, failed: str, previous: str | None, lock: Lock, *, wait_for_it: bool) -> str:
