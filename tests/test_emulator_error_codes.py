@@ -172,6 +172,10 @@ def a_full_history(place: Place) -> Provoked:
     with place.switch.on({"fault": "missing-quota", "quota": "Deployments", "limit": 2}):
         for name in ("one", "two", "two"):
             place.writer.deploy(group, deployment(template([])), name)
+        nested = {"type": "Microsoft.Resources/deployments", "apiVersion": "2025-04-01", "name": "inside"}
+        whole = place.writer.deploy(group, deployment(template([nested | deployment(template([]))])), "two")
+        (problem,) = whole["properties"]["error"]["details"]
+        assert problem["code"] == "DeploymentQuotaExceeded"
         return place.writer.error(
             "PUT", f"{group}/providers/Microsoft.Resources/deployments/three", deployment(template([]))
         )

@@ -65,7 +65,7 @@ class ContainerAppsProvider(Provider):
         await self._apps.stop_all()
 
     async def subscription_call(self, call: Call, method: str, rest: tuple[str, ...], body: Any) -> Answer:
-        """Polling addresses, usages and the types of workload profiles."""
+        """Polling addresses, usages, the types of workload profiles, the id that verifies custom domains."""
         if method == "GET" and len(rest) >= 3 and rest[0].lower() == "locations":
             location, kind = rest[1], rest[2].lower()
             if len(rest) == 4 and kind.endswith(("operationstatuses", "operationresults")):
@@ -74,6 +74,8 @@ class ContainerAppsProvider(Provider):
                 return Answer(200, {"value": self._usages(location)})
             if len(rest) == 3 and kind == "availablemanagedenvironmentsworkloadprofiletypes":
                 return answers.answer(200, {"value": self._profile_types(location)})
+        if method == "POST" and [word.lower() for word in rest] == ["getcustomdomainverificationid"]:
+            return answers.answer(200, environment_documents.verification_id(self._cloud.subscription))
         raise NotEmulated(f"{method} {self.namespace}/{'/'.join(rest)}")
 
     def handles(self, path: str) -> bool:

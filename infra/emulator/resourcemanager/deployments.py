@@ -5,13 +5,12 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from infra.emulator import faults
 from infra.emulator.exceptions import AzureError, NotEmulated
 from infra.emulator.operations import timestamp
 from infra.emulator.provider import Answer, Call, Cloud
 from infra.emulator.resourcemanager import authorization, documents, requests
 from infra.emulator.resourcemanager.documents import DEPLOYMENT_TYPE
-from infra.emulator.resourcemanager.engine import Run, Surroundings, new_record
+from infra.emulator.resourcemanager.engine import Run, Surroundings, check_history, new_record
 from infra.emulator.resourcemanager.filters import matches
 from infra.emulator.resourcemanager.groups import ResourceGroups
 from infra.emulator.resourcemanager.jobs import RETRY_AFTER, Jobs, as_document, from_document
@@ -25,8 +24,6 @@ from infra.emulator.template import Positions, Template
 
 _WHAT_IF, _DELETION = "deployment-what-if", "deployment-deletion"
 _ENGINE_VERSION = {"x-ms-deployment-engine-version": "1.628.3"}
-# Of a resource group, and of a subscription.
-_MOST_DEPLOYMENTS = 800
 _NEVER = "0001-01-01T00:00:00Z"
 
 
@@ -201,7 +198,8 @@ class Deployments:
 
     def _check_replaceable(self, request: DeploymentRequest, before: Record | None) -> None:
         if before is None:
-            self._check_quota(request)
+            scope = self._scope_id(request.group)
+            check_history(self._cloud, self._records, scope, request.name)
             return
         document = before["document"]
         if document["properties"]["provisioningState"] in ACTIVE:
@@ -219,27 +217,6 @@ class Deployments:
                 "InvalidDeploymentLocation",
                 f"Invalid deployment location '{request.body['location']}'. The deployment '{request.name}' already"
                 f" exists in location '{document['location']}'.",
-                from_gateway=True,
-            )
-
-    def _check_quota(self, request: DeploymentRequest) -> None:
-        """Whether the history of the scope has room for one more.
-
-        Azure deletes old entries by itself shortly before, unless a lock is on the group or it was told not to; here
-        it never does.
-        """
-        scope = self._scope_id(request.group)
-        there = len(self._records.below(scope))
-        limit = self._cloud.faults.is_missing(faults.DEPLOYMENTS, scope, there + 1)
-        if limit is None and there >= _MOST_DEPLOYMENTS:
-            limit = _MOST_DEPLOYMENTS
-        if limit is not None:
-            raise AzureError(
-                409,
-                "DeploymentQuotaExceeded",
-                f"Creating the deployment '{request.name}' would exceed the quota of '{limit}'. The current deployment"
-                f" count is '{there}', please delete some deployments before creating a new one. Please see"
-                " https://aka.ms/arm-deploy for usage details.",
                 from_gateway=True,
             )
 

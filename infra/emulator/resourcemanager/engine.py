@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
+from infra.emulator import faults
 from infra.emulator.exceptions import AzureError, NotEmulated
 from infra.emulator.operations import timestamp
 from infra.emulator.provider import Answer, Call, Cloud
@@ -35,6 +36,8 @@ from infra.emulator.template import Entry, NotSupported, Scope, Template, Templa
 log = logging.getLogger(__name__)
 
 _TERMINAL = (SUCCEEDED, FAILED, CANCELED)
+# Of a resource group, and of a subscription.
+_MOST_DEPLOYMENTS = 800
 _SETTLING_SECONDS, _LONGEST_WORK_SECONDS = 0.1, 300.0
 _FAILED_MESSAGE = (
     "At least one resource deployment operation failed. Please list deployment operations for details. Please see"
@@ -211,6 +214,9 @@ class Run:
         except TemplateError as problem:
             raise refusal(problem) from None
         known = self._around.records.get(entry.id) is not None
+        if not known:
+            within = entry.id.rpartition(f"/providers/{DEPLOYMENT_TYPE}/")[0]
+            check_history(self._around.cloud, self._around.records, within, entry.name)
         record = new_record(entry.id, body, template, self._record["document"]["properties"]["correlationId"])
         record["root"] = self._record.get("root", self._id)
         self._around.records.clear_operations(entry.id)
@@ -341,6 +347,27 @@ def new_record(deployment_id: str, body: dict[str, Any], template: Template, cor
     }
     document["properties"] = properties
     return {"document": document, "status_id": new_status_id(), "started": now}
+
+
+def check_history(cloud: Cloud, records: Records, scope: str, name: str) -> None:
+    """Whether the history of a scope (its id) has room for one deployment more. Raises AzureError.
+
+    Azure deletes old entries by itself shortly before, unless a lock is on the group or it was told not to; here it
+    never does.
+    """
+    there = len(records.below(scope))
+    limit = cloud.faults.is_missing(faults.DEPLOYMENTS, scope, there + 1)
+    if limit is None and there >= _MOST_DEPLOYMENTS:
+        limit = _MOST_DEPLOYMENTS
+    if limit is not None:
+        raise AzureError(
+            409,
+            "DeploymentQuotaExceeded",
+            f"Creating the deployment '{name}' would exceed the quota of '{limit}'. The current deployment count is"
+            f" '{there}', please delete some deployments before creating a new one. Please see"
+            " https://aka.ms/arm-deploy for usage details.",
+            from_gateway=True,
+        )
 
 
 def node_of(entry: Entry) -> Node:
