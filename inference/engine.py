@@ -397,7 +397,7 @@ class Engine:
         row.tokens.append(token)
         ends = token in end_tokens
         text = "" if ends else job.text.push(token)
-        logprobs = () if row.choice.told is None else (_logprob(token, row.choice.told, vocabulary),)
+        logprobs = () if ends or row.choice.told is None else (_logprob(token, row.choice.told, vocabulary),)
         job.outbox.append(TextPiece(text, (token,), job.number, logprobs))
         if ends or job.text.stopped or row.choice.ended:
             return "stop"

@@ -1,7 +1,8 @@
-"""The bodies of OpenAI's chat completions API, as far as this server speaks it.
+"""What the bodies of OpenAI's APIs have in common, as far as this server speaks them.
 
-https://platform.openai.com/docs/api-reference/chat. What is not served is either named here with the one value that
-asks for nothing (`n` 1, no tools), or refused by name: nothing is ignored. Knows no engine.
+https://platform.openai.com/docs/api-reference. What is not served is either named with the one value that asks for
+nothing, or refused by name: nothing is ignored. `top_k`, `min_p` and `repetition_penalty` are not OpenAI's; their names
+are those of vLLM and transformers. Knows no engine.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
+
+MOST_CHOICES = 128
 
 
 def _whole_characters(text: str) -> str:
@@ -22,14 +25,6 @@ def _whole_characters(text: str) -> str:
     return text
 
 
-def _as_parts(content: object) -> object:
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    if isinstance(content, list):
-        return content
-    raise PydanticCustomError("text_or_parts", "Input should be a string or a list of text parts")
-
-
 def _as_list(value: object) -> object:
     if value is None or isinstance(value, list):
         return value
@@ -38,111 +33,77 @@ def _as_list(value: object) -> object:
     raise PydanticCustomError("text_or_list", "Input should be a string or a list of strings")
 
 
-Zero = Annotated[float, Field(ge=0, le=0)]
 Text = Annotated[str, AfterValidator(_whole_characters)]
 StopText = Annotated[Text, Field(min_length=1)]
 TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
+TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
+"""A token's number as the name of a JSON member."""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a request: members that are not declared are refused, and nothing is converted."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class TextPart(_Strict):
-    """One part of a message; images, audio and files are not read."""
-
-    type: Literal["text"]
-    text: Text
-
-
-class ChatMessage(_Strict):
-    """One message of the conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        list[TextPart], Field(min_length=1), BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])
-    ]
-    # An answer of this API or of OpenAI's may be sent back as it came.
-    refusal: None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
-    audio: None = None
-    function_call: None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
-
-    def as_template_reads(self) -> dict[str, str]:
-        """Role and plain text; `developer` is OpenAI's newer word for what chat templates call `system`."""
-        role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": "".join(part.text for part in self.content)}
-
-
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """Options of a streamed answer."""
 
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None
 
 
-class PlainText(_Strict):
-    """The only response format: text as the model writes it."""
+class GenerationBody(Strict):
+    """The parameters that every kind of request has."""
 
-    type: Literal["text"]
-
-
-class ChatCompletionRequest(_Strict):
-    """The body of POST /v1/chat/completions."""
-
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
     model: Text | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: TokenCount | None = None
-    max_completion_tokens: TokenCount | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     stop: Annotated[
         Annotated[list[StopText], Field(max_length=4)] | None,
         BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
     ] = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    """-1 and 0: no limit."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
     user: Text | None = None
     """Accepted as OpenAI does: it identifies the caller's user and changes no answer."""
 
-    # Only the value that asks for nothing.
-    n: Annotated[int, Field(ge=1, le=1)] | None = None
-    frequency_penalty: Zero | None = None
-    presence_penalty: Zero | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: None = None
-    response_format: PlainText | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_choice: Literal["none"] | None = None
-    parallel_tool_calls: None = None
-    functions: Annotated[list[Any], Field(max_length=0)] | None = None
-    function_call: Literal["none"] | None = None
-    store: Literal[False] | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=0)] | None = None
-    modalities: list[Literal["text"]] | None = None
-    audio: None = None
-    prediction: None = None
-    reasoning_effort: None = None
-    verbosity: None = None
-    service_tier: Literal["auto", "default"] | None = None
-    web_search_options: None = None
+    def generation(self) -> dict[str, Any]:
+        """What of this the engine is told, by its own names."""
+        return {
+            "model": self.model,
+            "n": self.n or 1,
+            "max_tokens": self.max_tokens,
+            "stop": tuple(self.stop or ()),
+            "seed": self.seed,
+            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "top_p": 1.0 if self.top_p is None else self.top_p,
+            "top_k": max(0, self.top_k or 0),
+            "min_p": self.min_p or 0.0,
+            "repetition_penalty": self.repetition_penalty or 1.0,
+            "frequency_penalty": self.frequency_penalty or 0.0,
+            "presence_penalty": self.presence_penalty or 0.0,
+            "logit_bias": {int(token): bias for token, bias in (self.logit_bias or {}).items()},
+        }
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with the counts of tokens."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
-ONLY_NEUTRAL = frozenset(
+NOT_SERVED = frozenset(
     {
-        "n",
-        "frequency_penalty",
-        "presence_penalty",
-        "logit_bias",
-        "logprobs",
-        "top_logprobs",
-        "response_format",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
         "functions",
         "function_call",
         "store",
@@ -156,11 +117,12 @@ ONLY_NEUTRAL = frozenset(
         "web_search_options",
         "refusal",
         "annotations",
-        "tool_calls",
         "include_obfuscation",
+        "best_of",
+        "suffix",
     }
 )
-"""Parameters that this server knows and does not serve."""
+"""Parameters that this server knows and takes only with the value that asks for nothing."""
 
 
 class ErrorDetail(BaseModel):
@@ -178,41 +140,19 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class PromptTokensDetails(BaseModel):
+    """How many of the prompt's tokens were not computed again."""
+
+    cached_tokens: int
+
+
 class Usage(BaseModel):
-    """Token counts of one request."""
+    """Token counts of one request; each prompt counts once, however many answers it has."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-
-
-class AnswerMessage(BaseModel):
-    """The model's message."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-
-
-class Answer(BaseModel):
-    """One of the (here: one) answers."""
-
-    index: int = 0
-    message: AnswerMessage
-    logprobs: None = None
-    finish_reason: Literal["stop", "length"]
-
-
-class ChatCompletion(BaseModel):
-    """The body of a whole answer."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[Answer]
-    usage: Usage
+    prompt_tokens_details: PromptTokensDetails
 
 
 class ModelEntry(BaseModel):
@@ -231,10 +171,18 @@ class ModelList(BaseModel):
     data: list[ModelEntry]
 
 
+def invalid(message: str, parameter: str | None, code: str = "invalid_value") -> ErrorDetail:
+    """An error that is the request's own."""
+    return ErrorDetail(message=message, type="invalid_request_error", param=parameter, code=code)
+
+
 def first_problem(errors: Sequence[dict[str, Any]]) -> ErrorDetail:
     """What pydantic found, as one error in OpenAI's words: the parameter, its problem, how many others there are."""
     error = errors[0]
-    names = [part for part in error["loc"] if part != "body"]
+    names = [part for part in error["loc"] if part not in ("body", "[key]")]
+    if names[:1] == ["prompt"]:
+        # A prompt is one of several forms, and their names are this server's own.
+        names = ["prompt", *(part for part in names if isinstance(part, int))]
     parameter = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in names).lstrip(".")
     kind = error["type"]
     if kind == "json_invalid":
@@ -244,10 +192,10 @@ def first_problem(errors: Sequence[dict[str, Any]]) -> ErrorDetail:
     elif kind == "missing":
         subject = f"you must provide `{parameter}`" if parameter else "the body must be a JSON object"
         message, code = f"Missing required parameter: {subject}.", "missing_required_parameter"
-    elif any(name in ONLY_NEUTRAL for name in names):
+    elif any(name in NOT_SERVED for name in names):
         message, code = f"`{parameter}` is not supported by this server with this value.", "unsupported_parameter"
     else:
         message, code = f"Invalid value for `{parameter or 'body'}`: {error['msg']}.", "invalid_value"
     if len(errors) > 1:
         message += f" ({len(errors) - 1} more problems)"
-    return ErrorDetail(message=message, type="invalid_request_error", param=parameter or None, code=code)
+    return invalid(message, parameter or None, code)

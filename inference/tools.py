@@ -229,15 +229,17 @@ def _mark(opening: str, marks: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class CallBegins:
-    """A call of this function begins."""
+    """A call of this function begins: the answer's first one has the number 0."""
 
+    number: int
     name: str
 
 
 @dataclass(frozen=True)
 class ArgumentsPiece:
-    """The next part of the arguments (JSON) of the call that began last."""
+    """The next part of a call's arguments, which are JSON."""
 
+    number: int
     text: str
 
 
@@ -298,7 +300,7 @@ class CallReader:
         self._rest = self._rest[found.end() :]
         self.calls += 1
         self._read = self._arguments
-        return [CallBegins(found.group(1))]
+        return [CallBegins(self.calls - 1, found.group(1))]
 
     def _arguments(self) -> list[Piece] | None:
         for at, character in enumerate(self._rest):
@@ -315,6 +317,6 @@ class CallReader:
                 if self._depth == 0:
                     arguments, self._rest = self._rest[: at + 1], self._rest[at + 1 :]
                     self._read = self._head
-                    return [ArgumentsPiece(arguments)]
+                    return [ArgumentsPiece(self.calls - 1, arguments)]
         arguments, self._rest = self._rest, ""
-        return [ArgumentsPiece(arguments)] if arguments else None
+        return [ArgumentsPiece(self.calls - 1, arguments)] if arguments else None

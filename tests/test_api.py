@@ -156,6 +156,12 @@ def test_an_unknown_model(client: openai.OpenAI) -> None:
 # Bad requests: each is refused by name, in OpenAI's form, and the next one is answered
 
 VALID: dict[str, Any] = {"messages": QUESTION, "max_tokens": 2}
+TOOL = {"type": "function", "function": {"name": "f"}}
+CALLED = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def schema(wanted: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": wanted}}}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +171,29 @@ VALID: dict[str, Any] = {"messages": QUESTION, "max_tokens": 2}
         ({"messages": None}, "messages", "invalid_value"),
         ({"messages": "hello"}, "messages", "invalid_value"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "invalid_value"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "invalid_value"),
+        (
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "messages[0].tool_call_id",
+            "missing_required_parameter",
+        ),
+        ({"messages": [*QUESTION, {"role": "tool", "tool_call_id": "a", "content": "x"}]}, "messages", "invalid_value"),
+        ({"messages": [{"role": "user", "content": "x", "name": "me"}]}, "messages[0].name", "invalid_value"),
+        (
+            {"messages": [{"role": "user", "content": "x", "tool_calls": [CALLED]}]},
+            "messages[0].tool_calls",
+            "invalid_value",
+        ),
+        ({"messages": [*QUESTION, {"role": "assistant", "tool_calls": [CALLED]}]}, "messages", "invalid_value"),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [CALLED | {"function": {"name": "f", "arguments": "["}}]}
+                ]
+            },
+            "messages[0].tool_calls[0].function.arguments",
+            "invalid_value",
+        ),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_value"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "invalid_value"),
         (
@@ -193,16 +221,44 @@ VALID: dict[str, Any] = {"messages": QUESTION, "max_tokens": 2}
         ({"stream": "yes"}, "stream", "invalid_value"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage", "unknown_parameter"),
-        ({"n": 2}, "n", "unsupported_parameter"),
-        ({"logprobs": True}, "logprobs", "unsupported_parameter"),
-        ({"top_logprobs": 3}, "top_logprobs", "unsupported_parameter"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_parameter"),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "unsupported_parameter"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
-        ({"tool_choice": "auto"}, "tool_choice", "unsupported_parameter"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type", "unsupported_parameter"),
+        ({"n": 0}, "n", "invalid_value"),
+        ({"n": 10**9}, "n", "invalid_value"),
+        ({"n": 100}, "n", "invalid_value"),
+        ({"logprobs": 3}, "logprobs", "invalid_value"),
+        ({"top_logprobs": 3}, "top_logprobs", "invalid_value"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty", "invalid_value"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "invalid_value"),
+        ({"min_p": 1.5}, "min_p", "invalid_value"),
+        ({"top_k": -2}, "top_k", "invalid_value"),
+        ({"top_k": 2**40}, "top_k", "invalid_value"),
+        ({"logit_bias": {"fox": 1}}, "logit_bias.fox", "invalid_value"),
+        ({"logit_bias": {"-5": 1}}, "logit_bias.-5", "invalid_value"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5", "invalid_value"),
+        ({"logit_bias": {"99999": 1}}, "logit_bias", "invalid_value"),
+        ({"tools": [TOOL]}, "tools", "unsupported_parameter"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "invalid_value"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "invalid_value"),
+        ({"tools": [TOOL, TOOL]}, "tools", "invalid_value"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+        ({"tool_choice": "perhaps"}, "tool_choice.type", "invalid_value"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function", "missing_required_parameter"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}},
+            "tool_choice.function.name",
+            "invalid_value",
+        ),
+        ({"parallel_tool_calls": True}, "parallel_tool_calls", "invalid_value"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing_required_parameter"),
+        (schema({"type": "strin"}), "response_format", "invalid_value"),
+        (schema({"type": "array", "uniqueItems": True}), "response_format", "invalid_value"),
+        (schema({"$ref": "#"}), "response_format", "invalid_value"),
+        (schema({"title": "\ud800"}), "response_format.json_schema.schema", "invalid_value"),
+        (schema({"minimum": float("nan")}), "response_format.json_schema.schema", "invalid_value"),
+        ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
         ({"reasoning_effort": "high"}, "reasoning_effort", "unsupported_parameter"),
-        ({"top_k": 4}, "top_k", "unknown_parameter"),
+        ({"guided_json": {}}, "guided_json", "unknown_parameter"),
         ({"max_token": 4}, "max_token", "unknown_parameter"),
         ({"max-tokens": 4}, "max-tokens", "unknown_parameter"),
         ({"\ud800": 4}, None, "invalid_value"),
@@ -246,7 +302,7 @@ def test_a_body_that_is_no_request(server: Server, body: bytes) -> None:
 
 
 def test_several_problems_are_counted(server: Server) -> None:
-    error = post(server, {"messages": [], "n": 3, "top_k": 4}).json()["error"]
+    error = post(server, {"messages": [], "n": 300, "top_g": 4}).json()["error"]
     assert "2 more problems" in error["message"]
 
 
@@ -315,7 +371,9 @@ def test_a_caller_who_goes_away_stops_the_computing(server: Server) -> None:
 
 def test_the_openapi_document_names_the_routes(server: Server) -> None:
     document = server.get("/openapi.json", headers=BEARER).json()
-    assert {"/v1/models", "/v1/models/{model}", "/v1/chat/completions", "/health", "/ready"} == set(document["paths"])
-    responses = document["paths"]["/v1/chat/completions"]["post"]["responses"]
-    assert "422" not in responses
-    assert "4XX" in responses
+    routes = {"/v1/models", "/v1/models/{model}", "/v1/chat/completions", "/v1/completions"}
+    assert routes | {"/health", "/ready", "/metrics"} == set(document["paths"])
+    for route in ("/v1/chat/completions", "/v1/completions"):
+        responses = document["paths"][route]["post"]["responses"]
+        assert "422" not in responses
+        assert "4XX" in responses
