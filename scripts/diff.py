@@ -67,12 +67,11 @@ class Difference:
         return sum(part.bytes_to_send for part in self.parts)
 
 
-def against_current(share: ShareClient, package: Package, *, with_texts: bool = False) -> Difference:
-    """Compare by the manifests; an adapter of this machine that changed also by its folder on the share.
+def against(share: ShareClient, package: Package, current_id: str | None, *, with_texts: bool = False) -> Difference:
+    """Compare with the release in use by the manifests; an adapter of this machine also by its folder on the share.
 
     with_texts reads the short files that changed as well (one request each).
     """
-    current_id = releases.read_current_id(share)
     if current_id == package.release.id:
         return Difference(package.release, current_id, ())
     current = releases.read_release(share, current_id) if current_id else None

@@ -76,7 +76,7 @@ def deploy(session: Session) -> Deployed:
     if _is_in_use(session, target, found):
         return _proven_again(session, target, timings)
     release.check_folders(share, target, package.uploaded_folders, described_in=_described_in(session))
-    session.say(report.difference_counts(diff.against_current(share, package)))
+    session.say(report.difference_counts(diff.against(share, package, found.release if found else None)))
     with locked(session) as lock:
         before = release.read_current(share)
         if before != found and _is_in_use(session, target, before):
@@ -95,7 +95,7 @@ def planned(session: Session) -> Difference:
     """What deploy would bring onto the share. Writes nothing."""
     package = packed(session, Timings())
     release.check_folders(session.share, package.release, package.uploaded_folders, described_in=_described_in(session))
-    return diff.against_current(session.share, package)
+    return diff.against(session.share, package, release.read_current_id(session.share))
 
 
 def rollback(session: Session, name: str | None = None) -> Deployed:

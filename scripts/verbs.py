@@ -83,7 +83,7 @@ def chat(session: Session, question: str, on_text: Callable[[str], None], **opti
 def difference(session: Session) -> Difference:
     """What this checkout changes against the release in use, with the texts of short files."""
     package = rollout.packed(session, rollout.Timings())
-    return diff.against_current(session.share, package, with_texts=True)
+    return diff.against(session.share, package, release.read_current_id(session.share), with_texts=True)
 
 
 def collect_garbage(session: Session, *, keep: int, agreed: Callable[[Garbage], bool]) -> Garbage:
