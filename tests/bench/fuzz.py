@@ -97,9 +97,11 @@ class Fuzzer:
         ]
         for thread in others:
             thread.start()
-        asyncio.run(self._by_hand(self._count - by_document))
-        others[0].join()
-        ended.set()
+        try:
+            asyncio.run(self._by_hand(self._count - by_document))
+            others[0].join()
+        finally:
+            ended.set()
         others[1].join()
         self._wait_until_idle()
         self.report.resident_bytes.append(round(self._metrics()["process_resident_memory_bytes"]))

@@ -79,7 +79,7 @@ SCHEMAS: list[Any] = [
     {"anyOf": [{"type": "object"}] * 200},
     {"if": {}, "then": False},
     _nested(60),
-    _nested(2000),
+    Raw('{"anyOf":[' * 2000 + "{}" + "]}" * 2000),
     True,
     False,
     7,
