@@ -1,0 +1,69 @@
+"""A steady load of chats on an endpoint, each streamed to its end: how many were answered, and what was lost."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from scripts.endpoint import Endpoint
+from scripts.errors import CloudError
+
+
+@dataclass
+class SteadyLoad:
+    """What has come of the chats so far. Seconds count from the start of the load."""
+
+    answered: int = 0
+    lost: list[tuple[float, str]] = field(default_factory=list)
+    """When a chat was asked that got no whole answer, and why."""
+    said: Counter[str] = field(default_factory=Counter)
+    """The answers' texts, and how often each came."""
+    slowest_seconds: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def wait_for(self, count: int, seconds: float = 60) -> None:
+        """Until so many more chats were asked and have ended."""
+        aim = self.answered + len(self.lost) + count
+        deadline = time.monotonic() + seconds
+        while self.answered + len(self.lost) < aim:
+            assert time.monotonic() < deadline, f"{self.answered} answered, {self.lost}"
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def steady_load(endpoint: Endpoint, *, callers: int, max_tokens: int) -> Iterator[SteadyLoad]:
+    """Callers that ask one chat after the other until the block ends; none asks a chat a second time."""
+    load, over, began = SteadyLoad(), threading.Event(), time.monotonic()
+    numbers = itertools.count(1)
+
+    def call() -> None:
+        with endpoint.with_key(endpoint.key) as own:
+            while not over.is_set():
+                asked = time.monotonic()
+                try:
+                    # Another question each time, so that no answer is a cached one.
+                    answer = own.stream_chat(f"Chat {next(numbers)}?", lambda piece: None, max_tokens=max_tokens)
+                except CloudError as error:
+                    with load.lock:
+                        load.lost.append((asked - began, error.message))
+                    over.wait(0.1)
+                else:
+                    with load.lock:
+                        load.answered += 1
+                        load.said[answer.text.strip()] += 1
+                        load.slowest_seconds = max(load.slowest_seconds, answer.seconds)
+
+    threads = [threading.Thread(target=call, name=f"caller {number}") for number in range(callers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield load
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
