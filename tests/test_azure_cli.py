@@ -381,6 +381,8 @@ def environment(world: World) -> None:
     usages = az.json("containerapp env list-usages --query value[].name.value", *named)
     assert "ManagedEnvironmentConsumptionCores" in usages
     assert az.json("containerapp list-usages -l eastus")["value"][0]["name"]["value"] == "ManagedEnvironmentCount"
+    verification = az.json("containerapp show-custom-domain-verification-id")
+    assert verification == shown["properties"]["customDomainConfiguration"]["customDomainVerificationId"]
 
 
 def second_app(world: World) -> None:
@@ -408,6 +410,9 @@ def executable(world: World) -> None:
 def delete(world: World) -> None:
     """The group's end is the end of the app's process."""
     az, target = world.az, world.folder / "pid"
+    fqdn = "properties.configuration.ingress.fqdn"
+    # A machine that is busy was slow enough for the app to be scaled to zero meanwhile.
+    answers(world, f"https://{az.json('containerapp show -n cli-app --query', fqdn, '-g', world.group)}/")
     az.json("storage file download --no-progress -s models -p pid --dest", str(target), "--account-name", world.account)
     process = int(target.read_text())
     assert alive(process)
