@@ -14,7 +14,8 @@ from chat import chat_routes
 from completions import completion_routes
 from engine import Engine, RequestRefused
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from openapi import DescribedApi, documentation_page
 from protocol import ErrorBody, ModelEntry, ModelList
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
@@ -27,11 +28,12 @@ def create_api(engine: Engine, about: About, expose: Callable[[str], tuple[bytes
 
     `expose` gives the metrics in the format of an Accept header, and their media type.
     """
-    app = FastAPI(
+    app = DescribedApi(
         title="Inference",
         version=about.release,
+        docs_url=None,
         redoc_url=None,
-        responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
+        responses={"4XX": {"model": ErrorBody}},
     )
     add_error_handlers(app)
 
@@ -56,16 +58,24 @@ def create_api(engine: Engine, about: About, expose: Callable[[str], tuple[bytes
             }
         return JSONResponse(body, 200 if state.status == "ready" else 503)
 
-    @app.get("/metrics", summary="For Prometheus", response_class=PlainTextResponse)
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return HTMLResponse(documentation_page(app.openapi()))
+
+    @app.get(
+        "/metrics",
+        summary="For Prometheus: requests, tokens, times and states of every model",
+        response_class=PlainTextResponse,
+    )
     def metrics(request: Request) -> Response:
         body, media_type = expose(request.headers.get("accept", ""))
         return Response(body, media_type=media_type)
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", summary="The base model and every adapter")
     def models() -> ModelList:
         return ModelList(data=[_model_entry(name, about) for name in engine.models])
 
-    @app.get("/v1/models/{model}")
+    @app.get("/v1/models/{model}", summary="One model by its name")
     def model(model: str) -> ModelEntry:
         try:
             return _model_entry(engine.resolve_model(model), about)

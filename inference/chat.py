@@ -34,7 +34,7 @@ def chat_routes(engine: Engine, about: About) -> APIRouter:
     """The route over any engine with this interface."""
     router = APIRouter()
 
-    @router.post("/v1/chat/completions", response_model=ChatCompletion)
+    @router.post("/v1/chat/completions", summary="The answer to a conversation", response_model=ChatCompletion)
     async def chat_completions(body: ChatCompletionRequest, request: Request) -> Response:
         asked = _asked(body)
         by_newer_name = {"max_tokens": "max_completion_tokens"} if body.max_completion_tokens is not None else {}

@@ -57,6 +57,9 @@ class TextPart(Strict):
     text: Text
 
 
+_Parts = Annotated[list[TextPart], Field(min_length=1)]
+
+
 class CalledFunction(Strict):
     """A function that the model called, and its arguments as JSON text."""
 
@@ -81,8 +84,8 @@ class ChatMessage(Strict):
     name: Text | None = None
     """Only of a tool's message: the function's name."""
     content: Annotated[
-        Annotated[list[TextPart], Field(min_length=1)] | None,
-        BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart] | None),
+        _Parts | None,
+        BeforeValidator(_as_parts, json_schema_input_type=str | _Parts | None),
         Field(validate_default=True),
     ] = None
     # An answer of this API or of OpenAI's may be sent back as it came.

@@ -24,7 +24,7 @@ def completion_routes(engine: Engine, about: About) -> APIRouter:
     """The route over any engine with this interface."""
     router = APIRouter()
 
-    @router.post("/v1/completions", response_model=Completion)
+    @router.post("/v1/completions", summary="The continuation of a text", response_model=Completion)
     async def completions(body: CompletionBody, request: Request) -> Response:
         asked = _asked(body)
         stream = await submit(engine, asked, request)

@@ -22,6 +22,11 @@ def _as_prompts(prompt: object) -> object:
     return [{"text": each} if isinstance(each, str) else {"tokens": each} for each in prompt]
 
 
+_Tokens = Annotated[list[Token], Field(min_length=1)]
+_Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+_TokenLists = Annotated[list[_Tokens], Field(min_length=1, max_length=MOST_PROMPTS)]
+
+
 class Prompt(BaseModel):
     """One prompt: its text or its tokens."""
 
@@ -39,7 +44,7 @@ class CompletionBody(GenerationBody):
     prompt: Annotated[
         list[Prompt],
         Field(min_length=1, max_length=MOST_PROMPTS),
-        BeforeValidator(_as_prompts, json_schema_input_type=str | list[str] | list[Token] | list[list[Token]]),
+        BeforeValidator(_as_prompts, json_schema_input_type=str | _Texts | _Tokens | _TokenLists),
     ]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None

@@ -35,6 +35,7 @@ def _as_list(value: object) -> object:
 
 Text = Annotated[str, AfterValidator(_whole_characters)]
 StopText = Annotated[Text, Field(min_length=1)]
+_StopTexts = Annotated[list[StopText], Field(max_length=4)]
 TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
 """A token's number as the name of a JSON member."""
@@ -43,7 +44,7 @@ TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
 class Strict(BaseModel):
     """A part of a request: members that are not declared are refused, and nothing is converted."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class StreamOptions(Strict):
@@ -62,8 +63,8 @@ class GenerationBody(Strict):
     max_tokens: TokenCount | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     stop: Annotated[
-        Annotated[list[StopText], Field(max_length=4)] | None,
-        BeforeValidator(_as_list, json_schema_input_type=str | list[str] | None),
+        _StopTexts | None,
+        BeforeValidator(_as_list, json_schema_input_type=StopText | _StopTexts | None),
     ] = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
