@@ -337,7 +337,7 @@ def test_refused(world: World, resource_type: str, path: str, value: Any, code: 
 
 
 def test_a_patch_needs_nothing_and_is_checked_all_the_same(world: World) -> None:
-    assert world.put(ACCOUNTS, {"tags": {"a": "b"}}, "PATCH").status_code == 200
+    assert world.put(ACCOUNTS, {"tags": {"a": "b"}, "sku": None, "kind": None}, "PATCH").status_code == 200
     answer = world.put(ACCOUNTS, {"properties": {"minimumTlsVersion": 1, "minimumTls": "x"}}, "PATCH")
     assert (answer.status_code, answer.json()["error"]["message"]) == (
         400,

@@ -21,6 +21,8 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Autocommit: each statement is durable by itself, and transaction() groups several explicitly.
         self._connection = sqlite3.connect(path, isolation_level=None)
+        # One process has the folder at a time: no locks for each statement.
+        self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._connection.execute("PRAGMA journal_mode=WAL")
         # NORMAL: no fsync per commit. A killed process loses nothing, which is all that is promised.
         self._connection.execute("PRAGMA synchronous=NORMAL")

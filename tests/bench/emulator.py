@@ -33,6 +33,7 @@ SMALL_BYTES = 1024
 RANGE_BYTES = 4 * 1024 * 1024
 VERSION = "2026-10-06"
 _MIB = 1024 * 1024
+_TURN = b"{turn}"
 
 _START = """
 import asyncio, json, sys, time
@@ -98,11 +99,13 @@ def measure(folder: Path, seconds: float, megabytes: int) -> dict[str, Any]:
     with running_stand_in(folder / "state") as stand_in:
         client = Account(stand_in)
         client.create()
+        small = {"x-ms-type": "file", "x-ms-content-length": str(SMALL_BYTES)}
         for name, method, headers, body in (
             ("get", "GET", {}, b""),
             ("head", "HEAD", {}, b""),
             ("list", "LIST", {}, b""),
-            ("put", "PUT", {"x-ms-type": "file", "x-ms-content-length": str(SMALL_BYTES)}, b"x" * SMALL_BYTES),
+            ("replace", "PUT", small, b"x" * SMALL_BYTES),
+            ("create", "NEW", small, b"x" * SMALL_BYTES),
         ):
             requests = [client.request(method, number, headers, body) for number in range(CONNECTIONS)]
             port = int(stand_in.announcement["resource_manager"].rpartition(":")[2])
@@ -141,11 +144,16 @@ def plain_rate(folder: Path, seconds: float) -> int:
 
 
 def rate(port: int, certificate: str, requests: Sequence[bytes], seconds: float) -> int:
-    """Answers per second, with one connection for each request, which is sent again and again."""
+    """Answers per second, with one connection for each request, which is sent again and again.
+
+    _TURN in a request is replaced by how often it was sent before.
+    """
     context = multiprocessing.get_context("spawn")
     hears, says = context.Pipe(duplex=False)
     process = context.Process(target=_ask, args=(says, port, certificate, list(requests), seconds))
     process.start()
+    # This end of the pipe too, so that the death of the client ends the wait for its answer.
+    says.close()
     count, took, refused = hears.recv()
     process.join()
     assert not refused, refused
@@ -170,7 +178,7 @@ async def _ask_all(port: int, certificate: str, requests: list[bytes], seconds: 
         count = 0
         is_head = request.startswith(b"HEAD")
         while time.perf_counter() < end:
-            writer.write(request)
+            writer.write(request.replace(_TURN, b"%d" % count))
             head = await reader.readuntil(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 20"):
                 refused = head.decode()
@@ -230,6 +238,8 @@ class Account:
     def request(self, method: str, number: int, headers: dict[str, str], body: bytes) -> bytes:
         """A request as it goes over the line."""
         path = f"/{ACCOUNT}/{SHARE}/file-{number}"
+        if method == "NEW":
+            method, path = "PUT", f"{path}-{_TURN.decode()}"
         if method == "LIST":
             method, path = "GET", f"/{ACCOUNT}/{SHARE}?restype=directory&comp=list&maxresults=5"
         sent = {"Host": self._base.partition("//")[2], **self._headers, **headers}

@@ -132,7 +132,7 @@ def replace(temporary: str, path: str) -> None:
     if exchange is not None:
         names = os.fsencode(temporary), os.fsencode(path)
         if exchange(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
-            Path(temporary).unlink()
+            os.unlink(temporary)  # noqa: PTH108 - in every request, where a Path costs more than the call
             return
     os.replace(temporary, path)  # noqa: PTH105 - nothing there yet, or a system that cannot exchange
 

@@ -87,13 +87,15 @@ async def place_file(
     """
     written = formats.to_nanoseconds(preserved) if preserved else written_nanoseconds(context, properties.modified)
     os.utime(temporary, ns=(written, written))
-    size = os.stat(temporary).st_size  # noqa: PTH116 - in every request
+    status = os.stat(temporary)  # noqa: PTH116 - in every request, where a Path costs more than the call
     path, replaced = check_replaceable(backend, context, properties)
-    growth = size - (replaced.size if replaced else 0)
+    growth = status.st_size - (replaced.size if replaced else 0)
     if not backend.shares.take(context.account, context.share, growth):
         await backend.shares.make_room(context.account, context.share, growth)
         path, replaced = check_replaceable(backend, context, properties)
-    return backend.tree.put_file(context.place, temporary, properties, path, replaced)
+    entry = Entry(context.place, path, status, properties)
+    backend.tree.put_file(temporary, entry, replaced)
+    return entry
 
 
 def check_replaceable(backend: Backend, context: Context, properties: Properties) -> tuple[str, Entry | None]:

@@ -229,11 +229,9 @@ class Tree:
         self.put(entry)
         return entry
 
-    def put_file(
-        self, place: Place, temporary: str, properties: Properties, path: str, replaced: Entry | None
-    ) -> Entry:
-        """Makes a finished temporary file the one at `path`, at once and whole; `replaced` is what is there now."""
-        status = os.stat(temporary)
+    def put_file(self, temporary: str, entry: Entry, replaced: Entry | None) -> None:
+        """Makes a finished temporary file the one of `entry`, at once and whole; `replaced` is what is there now."""
+        place, path, status, properties = entry.place, entry.path, entry.status, entry.properties
         properties.inode, properties.mtime, properties.size = status.st_ino, status.st_mtime_ns, status.st_size
         properties.before = None
         if replaced is None:
@@ -246,7 +244,6 @@ class Tree:
             properties.before = old.as_document()
             self._store.put(ENTRY_KIND, place.key, properties.as_document())
             replace(temporary, path)
-        return Entry(place, path, status, properties)
 
     def remove(self, entry: Entry) -> None:
         """Deletes a file or an empty directory. Raises StorageError 409 DirectoryNotEmpty."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from infra.emulator.exceptions import AzureError, NotEmulated
 from infra.emulator.operations import timestamp
-from infra.emulator.provider import Answer, Call, ResourceType
+from infra.emulator.provider import Answer, Call, Cloud, ResourceType
 from infra.emulator.resource_id import ResourceId
 from infra.emulator.storage import rules
 
@@ -34,6 +34,11 @@ class StorageAccounts(ResourceType):
         *("2018-02-01", "2017-10-01", "2017-06-01", "2016-12-01", "2016-05-01", "2016-01-01", "2015-06-15"),
     )
 
+    def __init__(self, cloud: Cloud) -> None:
+        super().__init__(cloud)
+        # As the store has them: every request to the file service asks.
+        self._keys: dict[str, Keys] = {}
+
     async def put(self, call: Call, resource_id: ResourceId, body: dict[str, Any]) -> Answer:
         """202 and a Location for a new account, 200 with the account for a known one."""
         if self.exists(resource_id):
@@ -45,7 +50,7 @@ class StorageAccounts(ResourceType):
         with self.cloud.store.transaction():
             now = timestamp() + "Z"
             keys = {key: {"value": _new_key(), "creationTime": now} for key in KEY_NAMES}
-            self.cloud.store.put(_ACCOUNT, name, {"id": str(resource_id), "keys": keys})
+            self._remember(resource_id, keys)
             self.save(resource_id, document)
         operation = self.cloud.operations.begin("asyncoperations", str(resource_id), self._finish(resource_id))
         answer = self.polled(call, location, operation.id)
@@ -70,9 +75,7 @@ class StorageAccounts(ResourceType):
         if not self.exists(resource_id):
             return Answer(204)
         self.cloud.files.delete_account(resource_id.name)
-        with self.cloud.store.transaction():
-            self.cloud.store.delete(_ACCOUNT, resource_id.name)
-            self.remove(resource_id)
+        self._forget(resource_id)
         return Answer(200, headers={"Content-Type": "text/plain; charset=utf-8"})
 
     async def action(self, call: Call, resource_id: ResourceId, action: str, body: Any) -> Answer:
@@ -123,8 +126,12 @@ class StorageAccounts(ResourceType):
 
     def keys(self, name: str) -> Keys | None:
         """The keys of the account, or None when there is no such account."""
-        stored = self.cloud.store.get(_ACCOUNT, name)
-        return None if stored is None else [base64.b64decode(stored["keys"][key]["value"]) for key in KEY_NAMES]
+        if name not in self._keys:
+            stored = self.cloud.store.get(_ACCOUNT, name)
+            if stored is None:
+                return None
+            self._keys[name] = [base64.b64decode(stored["keys"][key]["value"]) for key in KEY_NAMES]
+        return self._keys[name]
 
     def allows_shared_key(self, name: str) -> bool:
         """Whether the account accepts its keys, and the signatures made with them."""
@@ -182,7 +189,9 @@ class StorageAccounts(ResourceType):
             message = "The property 'kind' was specified in the input, but it cannot be updated."
             raise AzureError(409, "AccountPropertyCannotBeUpdated", message)
         properties = rules.merged_properties(document["properties"], body.get("properties") or {})
-        changed = self._document(resource_id, document | body, document["location"], properties)
+        # A null changes nothing, like a member that is absent.
+        given = {name: value for name, value in body.items() if value is not None}
+        changed = self._document(resource_id, document | given, document["location"], properties)
         self.save(resource_id, changed)
         return Answer(200, self._at(call, changed), _JSON)
 
@@ -203,9 +212,7 @@ class StorageAccounts(ResourceType):
             await self.cloud.faults.hinder(str(resource_id))
         except AzureError:
             # An account whose creation failed is not there.
-            with self.cloud.store.transaction():
-                self.cloud.store.delete(_ACCOUNT, resource_id.name)
-                self.remove(resource_id)
+            self._forget(resource_id)
             raise
         if self.exists(resource_id):
             document = self.document(resource_id)
@@ -238,8 +245,18 @@ class StorageAccounts(ResourceType):
         document = self.document(resource_id)
         document["properties"]["keyCreationTime"][key] = now
         with self.cloud.store.transaction():
-            self.cloud.store.put(_ACCOUNT, resource_id.name, {"id": str(resource_id), "keys": keys})
+            self._remember(resource_id, keys)
             self.save(resource_id, document)
+
+    def _remember(self, resource_id: ResourceId, keys: dict[str, dict[str, str]]) -> None:
+        self._keys.pop(resource_id.name, None)
+        self.cloud.store.put(_ACCOUNT, resource_id.name, {"id": str(resource_id), "keys": keys})
+
+    def _forget(self, resource_id: ResourceId) -> None:
+        self._keys.pop(resource_id.name, None)
+        with self.cloud.store.transaction():
+            self.cloud.store.delete(_ACCOUNT, resource_id.name)
+            self.remove(resource_id)
 
     def _endpoints(self, name: str) -> dict[str, str]:
         # Only files are served here, so no other endpoint is shown.
