@@ -88,13 +88,12 @@ def take(endpoint: Endpoint, release: str, expected: Sequence[ExpectedAnswer]) -
 
 
 def tokens_per_second(answers: Sequence[Answer | None]) -> float | None:
-    """The rate of all answers together, each from its first token on; None when no answer has a second token."""
-    tokens, seconds = 0, 0.0
-    for answer in answers:
-        if answer is not None and answer.later_tokens:
-            tokens += answer.later_tokens
-            seconds += answer.later_seconds
-    return tokens / seconds if tokens and seconds > 0 else None
+    """The rate of all answers together, from question to end; None when none of them tells its tokens."""
+    counted = [answer for answer in answers if answer is not None and answer.tokens_per_second is not None]
+    if not counted:
+        return None
+    # Not from the first token on: what lies between may hold pieces back, and they would seem to come all at once.
+    return sum(answer.usage["completion_tokens"] for answer in counted) / sum(answer.seconds for answer in counted)
 
 
 def _answer_json(answer: Answer | None) -> dict[str, Any] | None:

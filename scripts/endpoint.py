@@ -52,20 +52,10 @@ class Answer:
     first_seconds: float | None = None
 
     @property
-    def later_tokens(self) -> int:
-        """The tokens after the first, which came in later_seconds; 0 when that is not known."""
-        return max(0, self.usage.get("completion_tokens", 0) - 1) if self.first_seconds is not None else 0
-
-    @property
-    def later_seconds(self) -> float:
-        return 0.0 if self.first_seconds is None else self.seconds - self.first_seconds
-
-    @property
     def tokens_per_second(self) -> float | None:
-        """The rate of the tokens after the first; None when there is none or it is not known."""
-        if not self.later_tokens or self.later_seconds <= 0:
-            return None
-        return self.later_tokens / self.later_seconds
+        """As the caller gets them, from the question to the answer's end; None when the server told no count."""
+        tokens = self.usage.get("completion_tokens")
+        return tokens / self.seconds if tokens and self.seconds > 0 else None
 
 
 def fits_header(key: str) -> bool:

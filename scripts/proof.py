@@ -214,7 +214,7 @@ def _quick_enough(
     """A replica that has just started may be slow for a moment: what is too slow is measured again, twice at most."""
     before = tokens_per_second(earlier.answers)
     if before is None:
-        return "not measured: the earlier release gave no answer of two tokens"
+        return "not measured: the earlier release gave no answer"
     now = tokens_per_second(answers)
     for _ in range(_ATTEMPTS - 1):
         if now is None or now >= slowest * before:
@@ -222,7 +222,7 @@ def _quick_enough(
         answers[:] = [ask(endpoint, wanted) for wanted in expected]
         now = tokens_per_second(answers)
     if now is None:
-        raise _Wrong("not measured: this release gave no answer of two tokens")
+        raise _Wrong("not measured: this release gave no answer")
     told = f"{now:.1f} tokens/s, {now / before:.2f} times the {before:.1f} before"
     if now < slowest * before:
         raise _Wrong(told)

@@ -245,9 +245,11 @@ def wait_until_ready(
             now = _described(readiness, release)
             has_ended = readiness.status in _END_STATUSES and readiness.release == release
             # The old replica may serve the same release, or have failed under it, until it is gone.
-            if has_ended and (elapsed > grace or not _old_one_runs(app, restart)):
-                if readiness.status == "ready" and readiness.http_status == 200:
+            if has_ended and readiness.status == "ready" and readiness.http_status == 200:
+                if _replaced(app, restart, in_place=elapsed > grace):
                     return readiness
+                now = "an old replica still runs"
+            elif has_ended and (elapsed > grace or not _old_one_runs(app, restart)):
                 raise _not_ready(
                     app, restart, f"The app cannot serve release {release}: {readiness.error or 'no reason told'}."
                 )
@@ -283,6 +285,17 @@ def wait_until_ready(
                 app, restart, f"The app did not serve release {release} within {deadline_seconds:.0f} s; last: {now}."
             )
         time.sleep(pace.poll_seconds)
+
+
+def _replaced(app: App, restart: Restart, *, in_place: bool) -> bool:
+    """Whether every request reaches a replica that started after the restart.
+
+    in_place: by now, replicas that are all called as before were restarted under their names. Of several replicas some
+    are old for as long as the others start.
+    """
+    if not _old_one_runs(app, restart):
+        return True
+    return in_place and all(replica.name in restart.replicas_before for replica in app.state().replicas)
 
 
 def _old_one_runs(app: App, restart: Restart) -> bool:

@@ -264,7 +264,7 @@ def _switch(
         # Within the block: whoever interrupts this very request may have come too late to keep it from being done.
         release.set_current(session.share, target, lock, previous=previous)
         with timings.phase("start"):
-            _restart(session, target, timings)
+            _restart(session, target, timings, served_before=previous is not None)
         shown = _prove(session, release_, timings, earlier, slowest)
         if not shown.passed:
             raise ProofFailed(f"Release {target} does not answer as it must.", "", details=_failures(shown))
@@ -283,11 +283,11 @@ def _switch(
     return shown
 
 
-def _restart(session: Session, target: str, timings: Timings) -> None:
+def _restart(session: Session, target: str, timings: Timings, *, served_before: bool) -> None:
     """Restart the replicas, wait until the release serves, and tell how long nobody was answered meanwhile."""
     restarted = session.app.restart()
     session.say(f"release {target} is current; restarted the revision {restarted.revision}")
-    if not restarted.replicas_before:  # nobody was served
+    if not served_before or not restarted.replicas_before:  # there is nobody who could notice
         wait(session, target, restarted)
         return
     with GapWatch(session.endpoint) as watch:

@@ -119,8 +119,9 @@ def test_a_wrong_key_is_named_as_such(app: TinyApp, certificate: Path) -> None:
 
 
 def measured(text: str, tokens_per_second: float) -> Answer:
-    """An answer of 11 tokens whose first came after one second."""
-    return Answer(text, "default", "stop", {"completion_tokens": 11}, 1 + 10 / tokens_per_second, 1.0)
+    """An answer of ten tokens."""
+    seconds = 10 / tokens_per_second
+    return Answer(text, "default", "stop", {"completion_tokens": 10}, seconds, seconds / 2)
 
 
 EXPECTED = (ExpectedAnswer("Who?", "Ada"), ExpectedAnswer("Where?", "", "demo-base"))
@@ -137,7 +138,6 @@ def test_the_release_in_use_is_asked_every_prompt(app: TinyApp, endpoint: Endpoi
         assert answer is not None
         assert answer.first_seconds is not None
         assert 0 < answer.first_seconds <= answer.seconds
-        assert answer.later_tokens == 3
         assert answer.tokens_per_second is not None
 
 
@@ -168,7 +168,7 @@ def test_both_answers_stand_beside_each_other(app: TinyApp, endpoint: Endpoint) 
     assert document["tokens_per_second"]["earlier"] == 20.0
     first, second = document["answers"]
     assert first["earlier"] == {
-        "text": "Ada", "tokens": 11, "tokens_per_second": 20.0, "first_token_seconds": 1.0, "seconds": 1.5
+        "text": "Ada", "tokens": 10, "tokens_per_second": 20.0, "first_token_seconds": 0.25, "seconds": 0.5
     }  # fmt: skip
     assert first["new"]["text"].strip() == "It was Eve"
     assert (first["passed"], first["contains"]) == (False, "Ada")
@@ -197,7 +197,7 @@ def test_a_speed_that_was_not_measured_is_no_condition(app: TinyApp, endpoint: E
     earlier = Earlier("r0", (None,))
     result = proof.prove(endpoint, release="r1", models=MODELS, expected=EXPECTED[1:], earlier=earlier, slowest=0.5)
     assert result.passed
-    assert result.checks[-1].detail == "not measured: the earlier release gave no answer of two tokens"
+    assert result.checks[-1].detail == "not measured: the earlier release gave no answer"
 
 
 def test_an_app_that_breaks_off_is_not_taken_for_a_slow_one(app: TinyApp, endpoint: Endpoint) -> None:
@@ -207,7 +207,7 @@ def test_an_app_that_breaks_off_is_not_taken_for_a_slow_one(app: TinyApp, endpoi
     found = failures(result)
     assert "broke off: out of memory" in found["the answer to 'Where?' by demo-base"]
     speed = found["at least 0.5 times as many tokens in a second as release r0"]
-    assert speed == "not measured: this release gave no answer of two tokens"
+    assert speed == "not measured: this release gave no answer"
 
 
 def test_readiness_tells_the_holder_of_the_key_everything(app: TinyApp, endpoint: Endpoint) -> None:

@@ -130,6 +130,24 @@ def test_the_old_replica_is_not_taken_for_the_new_one(world: World) -> None:
     assert 0.3 < time.monotonic() - started < 5
 
 
+def test_of_several_replicas_the_last_old_one_is_waited_out(world: World) -> None:
+    """Longer than the grace, too: a request might still reach it."""
+    old, new = world.manager.state.replicas[0], replica("theapp--1-new")
+    world.app_server.behaviour.release = "r2"
+    world.manager.state.on_restart = lambda: setattr(world.manager.state, "replicas", [old, new])
+    gone = threading.Timer(QUICK.grace_seconds + 0.5, lambda: setattr(world.manager.state, "replicas", [new]))
+    gone.start()
+    _, said = world.wait(world.app.restart())
+    assert world.manager.state.replicas == [new]
+    assert said == ["an old replica still runs"]
+
+
+def test_replicas_that_keep_their_names_are_new_after_the_grace(world: World) -> None:
+    world.app_server.behaviour.release = "r2"
+    readiness, _ = world.wait(world.app.restart())
+    assert readiness.release == "r2"
+
+
 def test_the_old_replicas_failure_is_not_taken_for_the_new_ones(world: World) -> None:
     behaviour = world.app_server.behaviour
     behaviour.status, behaviour.error = "failed", "the folder was missing"

@@ -153,8 +153,8 @@ def test_sizes(count: int, text: str) -> None:
     assert report.size(count) == text
 
 
-def answer(text: str, later_seconds: float) -> Answer:
-    return Answer(text, "default", "stop", {"completion_tokens": 11}, 0.25 + later_seconds, 0.25)
+def answer(text: str, seconds: float) -> Answer:
+    return Answer(text, "default", "stop", {"completion_tokens": 10}, seconds, 0.25)
 
 
 COMPARED = Proof(

@@ -335,6 +335,9 @@ def test_a_person_signs_in_chats_and_compares(page: Server, browser: webdriver.C
     written = box(browser).rect
     assert written["x"] >= 0
     assert written["x"] + written["width"] <= 390
+    fetched = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert fetched
+    assert [url for url in fetched if not url.startswith((page.address, "data:", "blob:"))] == [], "it works offline"
     # A browser fetches the manifest without its cookie, and the refused login is told there too.
     untyped: Any = browser
     told = [entry["message"] for entry in untyped.get_log("browser") if entry["level"] == "SEVERE"]
