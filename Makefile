@@ -55,6 +55,7 @@ check: $(VENV)/.installed ## style, types, workflows
 lock: $(UV) ## make the locks in requirements/ anew from pyproject.toml
 	$(LOCK) pyproject.toml -o requirements/cli.txt
 	$(LOCK) --group inference -c requirements/cli.txt -o requirements/inference.txt
+	$(LOCK) --group quantization --no-deps -c requirements/inference.txt -o requirements/quantization.txt
 	$(LOCK) pyproject.toml --group dev -c requirements/cli.txt -c requirements/inference.txt -o requirements/dev.txt
 
 .PHONY: template

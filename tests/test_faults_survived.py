@@ -188,6 +188,7 @@ def package(tmp_path: Path) -> releases.Package:
         "repository/inference/start.sh": b"exec python serve.py\n",
         "repository/inference/serve.py": b"print('one')\n",
         "repository/requirements/inference.txt": b"torch==2.0\n",
+        "repository/requirements/quantization.txt": b"bitsandbytes==0.50\n",
         "adapter/adapter_config.json": b"{}",
         "adapter/adapter_model.safetensors": uuid.uuid4().bytes * 800_000,
     }.items():

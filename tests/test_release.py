@@ -37,6 +37,7 @@ def repository(tmp_path: Path) -> Path:
     (root / "inference" / "serve.py").write_text("print('one')\n")
     (root / "inference" / "start.sh").write_text("exec python serve.py\n")
     (root / "requirements" / "inference.txt").write_text("torch==2.0\n")
+    (root / "requirements" / "quantization.txt").write_text("bitsandbytes==0.50\n")
     (root / "requirements" / "dev.txt").write_text("pytest==8.0\n")
     return root
 
@@ -98,7 +99,8 @@ def test_the_manifest_holds_what_the_replica_needs(repository: Path, adapter: Pa
     document = package.release.to_json()
     digest = hashlib.sha256(b"print('one')\n").hexdigest()
     assert document["files"]["inference/serve.py"] == {"sha256": digest, "bytes": 13}
-    assert sorted(document["files"]) == ["inference/serve.py", "inference/start.sh", "requirements/inference.txt"]
+    locks = ["requirements/inference.txt", "requirements/quantization.txt"]
+    assert sorted(document["files"]) == ["inference/serve.py", "inference/start.sh", *locks]
     assert (document["commit"], document["time"]) == ("c0ffee", "2026-11-21T10:00:00Z")
     assert document["base"] == BASE
     assert document["adapters"]["tuned"] == "models/tuned/checkpoint-5"
@@ -156,7 +158,7 @@ def test_what_is_on_the_share_is_not_sent_again(share: ShareClient, repository: 
     package = prepare(repository, default=adapter)
     plan = releases.plan(share, package)
     assert [entry.path for entry in plan.changed] == ["inference/serve.py"]
-    assert len(plan.unchanged) == 2
+    assert len(plan.unchanged) == 3
     assert deploy(share, package) == (f"releases/{package.release.id}",)
 
 

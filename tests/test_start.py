@@ -154,6 +154,40 @@ def test_a_package_with_another_hash_is_refused(replica: Replica, wheels: Path, 
     assert "serve" not in ran.stderr.splitlines()[-1]
 
 
+def test_quantization_on_a_gpu_needs_more(replica: Replica, wheels: Path, tmp_path: Path) -> None:
+    replica = with_installer(replica, "uv", tmp_path)
+    shutil.copy(replica.lock, replica.installed_lock)
+    more = replica.lock.with_name("quantization.txt")
+    asked = {"INFERENCE_API_KEY": KEY, "INFERENCE_QUANTIZATION": "int8"} | index(wheels)
+    on_cpu = replica.start(INFERENCE_DEVICE="cpu", **asked)
+    assert on_cpu.returncode == 2, "serve.py began, for on a CPU nothing more is needed"
+    lacking = replica.start(INFERENCE_DEVICE="cuda", **asked)
+    assert lacking.returncode == 1
+    assert f"the release has no {more}: deploy again" in lacking.stderr
+    more.write_text(lock_text(wheels), encoding="utf-8")
+    installed = replica.start(INFERENCE_DEVICE="cuda", **asked)
+    assert "the dependencies of quantization in " in installed.stderr
+    assert installed.returncode == 2
+    assert replica.has_package()
+    assert (replica.prefix / "quantization.txt").read_text(encoding="utf-8") == lock_text(wheels)
+    again = replica.start(INFERENCE_DEVICE="cuda", **asked)
+    assert again.stderr.count("nothing to install") == 2
+
+
+def test_the_wait_for_a_release_is_told(replica: Replica) -> None:
+    """As in the container: a command that waits, and then becomes start.sh."""
+    if not Path("/proc/uptime").exists():
+        pytest.skip("this system does not tell how old a process is")
+    shutil.copy(replica.lock, replica.installed_lock)
+    told = replica.prefix / "told"
+    (replica.release / "inference" / "serve.py").write_text(
+        f"import os\nopen({str(told)!r}, 'w').write(os.environ['INFERENCE_WAIT_SECONDS'])\n", encoding="utf-8"
+    )
+    waiting = f'sleep 2; exec /bin/sh "{replica.release}/inference/start.sh"'
+    subprocess.run(["/bin/sh", "-c", waiting], env={"PATH": replica.path}, check=True, capture_output=True, timeout=60)
+    assert int(told.read_text()) >= 2
+
+
 def test_a_release_without_its_lock(replica: Replica) -> None:
     replica.lock.unlink()
     ran = replica.start()
