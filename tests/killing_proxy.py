@@ -1,4 +1,4 @@
-"""A TLS proxy in front of the stand-in that counts requests and, after the n-th has been served, kills the caller.
+"""A TLS proxy in front of a cloud that counts requests and, after the n-th has been served, kills the caller.
 
 The n-th request takes effect and its answer is never sent: what a process finds that dies between two requests.
 """
@@ -11,7 +11,7 @@ import os
 import signal
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from urllib.parse import urlsplit
 class KillingProxy(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, upstream: str, upstream_certificate: Path, certificate: Path) -> None:
-        """upstream is the address to pass everything on to; certificate is the proxy's own, with its key."""
-        self.upstream = urlsplit(upstream)
-        self.trust = ssl.create_default_context(cafile=str(upstream_certificate))
-        self.certificate = certificate
+    def __init__(self, upstreams: Mapping[str, str], trusted: Path, certificate: Path) -> None:
+        """upstreams: a part of the path -> the address to pass such requests on to; the first that fits, "" fits all.
+
+        trusted has the upstreams' certificates; certificate is the proxy's own, with its key.
+        """
+        self.upstreams = upstreams
+        self.trust = ssl.create_default_context(cafile=str(trusted))
         self.requests: list[str] = []
         self._lock = threading.Condition()
         self._active = 0
@@ -62,7 +64,7 @@ class KillingProxy(ThreadingHTTPServer):
             self._active += 1
 
     def served(self, line: str) -> bool:
-        """Count a request that the stand-in has answered; False when the answer must not be passed on."""
+        """Count a request that was answered; False when the answer must not be passed on."""
         with self._lock:
             self.requests.append(line)
             if self._kill_after is None or len(self.requests) < self._kill_after:
@@ -82,8 +84,19 @@ class KillingProxy(ThreadingHTTPServer):
 
 
 class _Request(BaseHTTPRequestHandler):
+    """One connection of a caller, with a connection of its own to each upstream that it asks for."""
+
     server: KillingProxy
     protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        self.connections: dict[str, http.client.HTTPSConnection] = {}
+
+    def finish(self) -> None:
+        for connection in self.connections.values():
+            connection.close()
+        super().finish()
 
     def pass_on(self) -> None:
         proxy = self.server
@@ -94,13 +107,11 @@ class _Request(BaseHTTPRequestHandler):
             if len(body) != length:  # the caller died while it was sending
                 self.close_connection = True
                 return
-            upstream = http.client.HTTPSConnection(
-                str(proxy.upstream.hostname), proxy.upstream.port, context=proxy.trust, timeout=30
-            )
-            with contextlib.closing(upstream):
-                upstream.request(self.command, self.path, body or None, dict(self.headers))
-                response = upstream.getresponse()
-                content = response.read()
+            address = next(address for part, address in proxy.upstreams.items() if part in self.path)
+            upstream = self._upstream(address)
+            upstream.request(self.command, self.path, body or None, dict(self.headers))
+            response = upstream.getresponse()
+            content = response.read()
             if not proxy.served(f"{self.command} {self.path}"):
                 self.close_connection = True
                 return
@@ -115,6 +126,14 @@ class _Request(BaseHTTPRequestHandler):
         finally:
             proxy.end()
 
+    def _upstream(self, address: str) -> http.client.HTTPSConnection:
+        if address not in self.connections:
+            where = urlsplit(address)
+            self.connections[address] = http.client.HTTPSConnection(
+                str(where.hostname), where.port, context=self.server.trust, timeout=30
+            )
+        return self.connections[address]
+
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = pass_on
 
     def log_message(self, format: str, *args: object) -> None:
@@ -122,8 +141,8 @@ class _Request(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def killing_proxy(upstream: str, upstream_certificate: Path, certificate: Path) -> Iterator[KillingProxy]:
-    proxy = KillingProxy(upstream, upstream_certificate, certificate)
+def killing_proxy(upstreams: Mapping[str, str], trusted: Path, certificate: Path) -> Iterator[KillingProxy]:
+    proxy = KillingProxy(upstreams, trusted, certificate)
     thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -1,183 +1,181 @@
-"""A deploy that is killed after any of its requests: `current` names one whole release, and the next run completes."""
+"""Whole verbs killed after any of their requests: the share names one whole release, and the next run completes.
+
+Each operation is killed after its first request, after its second, and so on until it ends by itself: at every point,
+and not at a sample of them. The killed process is a real one; the requests are all that it makes but those to the app.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import multiprocessing
-import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
-from azure.storage.fileshare import ShareLeaseClient
 
+from scripts import garbage, history, rollout
 from scripts import release as releases
 from scripts import share as shares
+from scripts.bundle import FileEntry
 from scripts.lock import Lock
 from tests.conftest import RunningStandIn
-from tests.killing_proxy import KillingProxy, killing_proxy
-from tests.share_deploy import LEASE_SECONDS, Sources, Target, deploy, deploy_when_told
-from tests.share_on_stand_in import ACCOUNT, RESOURCE_GROUP, clients_of, new_share
-from tests.tiny_app import make_certificate
+from tests.release_world import BASE, World, collect_garbage, deploy, hold_the_lock, rollback, running_world
 
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
+SHORT_LEASE_SECONDS = 15
 
-BASE = "model-cache/demo-base"
+pytestmark = pytest.mark.timeout(900)  # a busy machine takes its time for a few hundred runs
 
 
-@dataclass(frozen=True)
-class World:
-    """The account behind the stand-in's address and behind the proxy's, and what is deployed onto its shares."""
-
-    direct: Target
-    proxied: Target
-    proxy: KillingProxy
-    sources: Sources
+@pytest.fixture(scope="module")
+def world(stand_in: RunningStandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with running_world(stand_in, tmp_path_factory.mktemp("world")) as running:
+        yield running
 
 
-@pytest.fixture
-def world(stand_in: RunningStandIn, tmp_path: Path) -> Iterator[World]:
-    sources = Sources(tmp_path / "repository", BASE, tmp_path / "adapter")
-    for path, content in {
-        "repository/inference/serve.py": b"print('one')\n",
-        "repository/inference/start.sh": b"exec python serve.py\n",
-        "repository/requirements/inference.txt": b"torch==2.0\n",
-        "adapter/adapter_config.json": b"{}",
-        "adapter/adapter_model.safetensors": b"w" * (shares.RANGE_BYTES + 100_000),
-    }.items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_bytes(content)
-    with new_share(stand_in, f"k{uuid.uuid4().hex[:12]}"), clients_of(stand_in, RESOURCE_GROUP) as clients:
-        key = clients.account_key(ACCOUNT)
-        trusted = clients.cloud.certificate
-        address = clients.cloud.resource_manager
-    assert trusted is not None
-    certificate = make_certificate(tmp_path / "proxy.pem")
-    with killing_proxy(address, trusted, certificate) as proxy:
-        direct = Target(f"{address}/{ACCOUNT}", trusted, key, "")
-        proxied = Target(f"{proxy.url}/{ACCOUNT}", certificate, key, "")
-        yield World(direct, proxied, proxy, sources)
+def last_run(world: World) -> history.Entry:
+    return history.read(world.share, releases.read_current(world.share))[-1]
 
 
-@contextlib.contextmanager
-def fresh_share(world: World) -> Iterator[ShareClient]:
-    """A share that holds the base model and nothing else."""
-    with replace(world.direct, share=f"k{uuid.uuid4().hex[:12]}").client() as share:
-        share.create_share()
-        shares.make_folders(share, [BASE])
-        shares.write_small_file(share, f"{BASE}/config.json", b"{}")
-        yield share
-        share.delete_share()
+def check_dead(world: World, *allowed: str | None) -> None:
+    """What a killed run left: a share that names one of the releases, whole, and an app that serves it."""
+    current = world.current()
+    assert current in allowed
+    if current is not None:
+        world.check_whole(current)
+    world.check_all_whole()
+    world.check_nothing_else()
+    world.check_serves()
+    world.free()
 
 
-def fork_server() -> multiprocessing.context.ForkServerContext:
-    """Processes that have the SDK loaded already: real ones, to be killed, at a few milliseconds each."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.share_deploy"])
-    return context
+def check_complete(world: World, release_id: str, verb: str) -> None:
+    """What a run leaves that ends."""
+    assert releases.read_current(world.share) == releases.Current(release_id, True, None)
+    world.check_whole(release_id)
+    world.check_nothing_else()
+    world.check_nothing_half_made()
+    assert world.app.behaviour.release == release_id
+    run = last_run(world)
+    assert (run.verb, run.outcome) == (verb, "done" if verb == "gc" else "proven")
+    assert all(entry.outcome for entry in history.read(world.share, releases.read_current(world.share)))
 
 
-def run_and_kill(world: World, target: Target, sources: Sources, after: int | None) -> bool:
-    """Deploy in a process of its own, killed after so many requests; whether it was."""
-    context = fork_server()
-    hears, says = context.Pipe(duplex=False)
-    process = context.Process(target=deploy_when_told, args=(hears, target, sources))
-    world.proxy.arm(after)
-    process.start()
-    assert process.pid is not None
-    world.proxy.aim_at(process.pid)
-    says.send("go")
-    process.join(60)
-    world.proxy.wait_until_idle()
-    assert process.exitcode in (0, -9), f"exit code {process.exitcode} after {len(world.proxy.requests)} requests"
-    return process.exitcode == -9
-
-
-def check_whole(share: ShareClient, release_id: str) -> None:
-    """Every file of the release and of its adapters is there, with the content that its hash says."""
-    folder = f"releases/{release_id}"
-    manifest = shares.read_small_file(share, f"{folder}/release.json")
-    assert manifest is not None, f"{folder} has no manifest"
-    document = json.loads(manifest.content)
-    assert document["id"] == release_id
-    for path, said in document["files"].items():
-        file = shares.read_small_file(share, f"{folder}/{path}")
-        assert file is not None, f"{folder}/{path} is missing"
-        assert hashlib.sha256(file.content).hexdigest() == said["sha256"]
-    for adapter in document["adapters"].values():
-        entries = shares.read_remote(share, adapter)
-        assert {entry.path for entry in entries} == {"adapter_config.json", "adapter_model.safetensors"}
-        for entry in entries:
-            file = shares.read_small_file(share, f"{adapter}/{entry.path}")
-            assert file is not None
-            assert hashlib.sha256(file.content).hexdigest() == entry.sha256
-
-
-def check_nothing_else(share: ShareClient, *, complete: bool) -> None:
-    """Only the deploy's own places were written; a complete run leaves nothing half-done."""
-    assert {name for name, _ in shares.list_folder(share, "")} <= {"current", "releases", "adapters", "model-cache"}
-    assert [entry.path for entry in shares.read_remote(share, "model-cache")] == ["demo-base/config.json"]
-    if complete:
-        for folder in ("releases", "adapters/default"):
-            assert not [name for name, _ in shares.list_folder(share, folder) if name.startswith(".")]
-
-
-def kill_everywhere(world: World, *, update: bool) -> int:
-    """Kill a deploy after each of its requests, on a share of its own each time; returns how many points there were."""
-    serve = world.sources.repository / "inference" / "serve.py"
-    weights = world.sources.adapter / "adapter_model.safetensors"
-    point = 0
-    killed = True
+def test_a_first_deploy_killed_after_any_request(world: World, record_property: Callable[[str, object], None]) -> None:
+    world.change(1, adapter=True)
+    point, killed = 0, True
     while killed:
         point += 1
-        with fresh_share(world) as share:
-            direct = replace(world.direct, share=share.share_name)
-            old: str | None = None
-            if update:
-                serve.write_bytes(b"print('one')\n")
-                weights.write_bytes(b"w" * (shares.RANGE_BYTES + 100_000))
-                old = deploy(direct, world.sources)
-                serve.write_bytes(b"print('two')\n")
-                weights.write_bytes(b"v" * (shares.RANGE_BYTES + 200_000))
-            new = world.sources.package().release.id
-            killed = run_and_kill(world, replace(world.proxied, share=share.share_name), world.sources, point)
-            current = releases.read_current(share)
-            if current is None:
-                assert old is None
-            else:
-                assert current.release in (old, new)
-                assert current.previous in (None, old)
-                check_whole(share, current.release)
-            if old is not None:
-                check_whole(share, old)
-            check_nothing_else(share, complete=False)
-            if share.get_share_properties().lease.status == "locked":
-                # The lease would end by itself after LEASE_SECONDS; another test waits for that.
-                ShareLeaseClient(share).break_lease(lease_break_period=0)
-            assert deploy(direct, world.sources) == new
-            assert releases.read_current(share) == releases.Current(new, True, None)
-            check_whole(share, new)
-            check_nothing_else(share, complete=True)
-    return point - 1
+        world.new_share()
+        killed = world.run_and_kill(deploy, point)
+        new = rollout.packed(world.session, rollout.Timings()).release.id
+        check_dead(world, None, new)
+        assert deploy(world.session) == new
+        check_complete(world, new, "deploy")
+    record_property("kill_points", point - 1)
+    assert point > 30
 
 
-def test_a_first_deploy_killed_after_any_request(world: World) -> None:
-    assert kill_everywhere(world, update=False) > 25
+def test_an_update_killed_after_any_request(world: World, record_property: Callable[[str, object], None]) -> None:
+    world.new_share()
+    world.change(1, adapter=True)
+    old = deploy(world.session)
+    point, killed = 0, True
+    while killed:
+        point += 1
+        # Other weights' settings with the same weights, which are copied on the share.
+        world.change(point + 1)
+        world.write("adapter/adapter_config.json", b'{"r": %d}' % point)
+        killed = world.run_and_kill(deploy, point)
+        new = rollout.packed(world.session, rollout.Timings()).release.id
+        check_dead(world, old, new)
+        world.check_whole(old)
+        assert deploy(world.session) == new
+        check_complete(world, new, "deploy")
+        for adapter in (world.folder / "adapters" / "default").iterdir():
+            # As gc would: the more there are, the more is looked at for what can be copied.
+            if adapter.name not in new_adapter(world, new):
+                shutil.rmtree(adapter)
+        old = new
+    record_property("kill_points", point - 1)
+    assert point > 30
 
 
-def test_an_update_killed_after_any_request(world: World) -> None:
-    assert kill_everywhere(world, update=True) > 20
+def test_a_rollback_killed_after_any_request(world: World, record_property: Callable[[str, object], None]) -> None:
+    world.new_share()
+    world.change(1, adapter=True)
+    target = deploy(world.session)
+    world.change(2, adapter=True)
+    current = deploy(world.session)
+    point, killed = 0, True
+    while killed:
+        point += 1
+        killed = world.run_and_kill(partial(rollback, name=target), point)
+        check_dead(world, current, target)
+        assert rollback(world.session, target) == target
+        if last_run(world).verb == "rollback":
+            check_complete(world, target, "rollback")
+        current, target = target, current
+    record_property("kill_points", point - 1)
+    assert point > 14
 
 
-def test_a_killed_deploy_frees_the_share_by_itself(world: World) -> None:
-    with fresh_share(world) as share:
-        proxied = replace(world.proxied, share=share.share_name)
-        assert run_and_kill(world, proxied, world.sources, after=2)
-        said: list[str] = []
-        with Lock(share, wait_seconds=LEASE_SECONDS + 10, say=said.append):
-            assert said, "it waited"
+def test_a_gc_killed_after_any_request(world: World, record_property: Callable[[str, object], None]) -> None:
+    world.new_share()
+    world.change(1, adapter=True)
+    first = deploy(world.session)
+    world.change(2)
+    second = deploy(world.session)
+    point, killed = 0, True
+    while killed:
+        point += 1
+        make_garbage(world, point)
+        killed = world.run_and_kill(partial(collect_garbage, keep=1), point)
+        check_dead(world, second)
+        assert world.check_all_whole() >= {first, second}
+        collect_garbage(world.session, keep=1)
+        assert world.check_all_whole() == {first, second}
+        assert not garbage.find(world.share, keep=1).items
+        world.check_nothing_half_made()
+    record_property("kill_points", point - 1)
+    assert point > 25
+
+
+def new_adapter(world: World, release_id: str) -> str:
+    """The folder on the share of the release's adapter."""
+    found = releases.read_release(world.share, release_id)
+    assert found is not None
+    return found.adapters["default"]
+
+
+def make_garbage(world: World, number: int) -> None:
+    """A whole release that nobody needs, with an adapter of its own, and the rest of an upload."""
+    share = world.share
+    adapter = f"adapters/default/garbage{number}"
+    code = b"print('garbage')\n"
+    release = releases.Release(
+        id=f"garbage{number}",
+        commit=None,
+        time="2020-01-01T00:00:00Z",
+        files=(FileEntry("inference/serve.py", len(code), hashlib.sha256(code).hexdigest()),),
+        base=BASE,
+        adapters={"default": adapter},
+    )
+    folder = f"releases/{release.id}"
+    shares.make_folders(share, [adapter, f"{folder}/inference", "releases/.incomplete-0123/inference"])
+    files = {
+        f"{adapter}/adapter_config.json": b"{}",
+        f"{adapter}/adapter_model.safetensors": b"x",
+        f"{folder}/inference/serve.py": code,
+        f"{folder}/release.json": json.dumps(release.to_json()).encode(),
+        "releases/.incomplete-0123/inference/serve.py": b"pri",
+    }
+    for path, content in files.items():
+        shares.write_small_file(share, path, content)
+
+
+def test_a_killed_run_frees_the_share_by_itself(world: World) -> None:
+    assert world.run_and_kill(partial(hold_the_lock, lease_seconds=SHORT_LEASE_SECONDS), 3)
+    said: list[str] = []
+    with Lock(world.share, wait_seconds=SHORT_LEASE_SECONDS + 10, say=said.append):
+        assert said, "it waited"

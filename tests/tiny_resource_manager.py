@@ -45,6 +45,7 @@ class AppState:
     log: list[str] = field(default_factory=lambda: ["starting", "Traceback: no such model"])
     log_status: int = 200
     failures: int = 0
+    secrets: dict[str, str] = field(default_factory=dict)
     on_restart: Callable[[], None] = lambda: None
     seen: list[str] = field(default_factory=list)
 
@@ -91,6 +92,7 @@ class _Request(BaseHTTPRequestHandler):
             "/revisions": self._revisions,
             "/revisions/theapp--1/replicas": lambda: {"value": state.replicas},
             "/revisions/theapp--1/restart": self._restart,
+            "/listSecrets": lambda: {"value": [{"name": name, "value": text} for name, text in state.secrets.items()]},
             "/getAuthtoken": lambda: {"location": "x", "properties": {"token": STREAM_TOKEN}},
         }
         self._send(200, routes[rest]())
