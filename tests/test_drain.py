@@ -1,0 +1,189 @@
+"""Releases of a running app: no chat is lost when two replicas run, and one that is worse than the last is taken back.
+
+The app is a small one that starts in a moment: streamed answers of a quarter of a second, an orderly end on SIGTERM.
+All else is real: the template, the stand-in and its processes, deploy and rollback. tests/bench/drain.py does it with
+the product's own app.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts import rollout, verbs
+from scripts import share as shares
+from scripts.errors import ProofFailed
+from scripts.session import Session
+from tests.conftest import RunningStandIn, checkout
+from tests.steady_load import steady_load
+
+KEY = "key-of-the-drain-tests"
+GROUP = "rg-drain"
+BASE = "model-cache/small-base"
+
+SERVER = """
+import http.server, json, os, signal, threading, time
+
+KEY, NAME, PIECE_SECONDS = os.environ["INFERENCE_API_KEY"], "NAME", 0.05
+with open("../release.json") as file:
+    RELEASE = json.load(file)["id"]
+running, draining = 0, threading.Event()
+changed = threading.Condition()
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/health":
+            return self.send(200, {})
+        if self.path == "/ready":
+            told = {"status": "draining" if draining.is_set() else "ready"}
+            return self.send(503 if draining.is_set() else 200, told | ({"release": RELEASE} if self.may() else {}))
+        if not self.may():
+            return self.send(401, {"error": {"message": "no key"}})
+        self.send(200, {"data": [{"id": "small-base"}]})
+
+    def do_POST(self):
+        global running
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self.may():
+            return self.send(401, {"error": {"message": "no key"}})
+        with changed:
+            if draining.is_set():
+                return self.send(503, {"error": {"message": "ending"}})
+            running += 1
+        try:
+            self.answer(asked["stream"])
+        finally:
+            with changed:
+                running -= 1
+                changed.notify_all()
+
+    def answer(self, stream):
+        usage = {"prompt_tokens": 1, "completion_tokens": 5, "total_tokens": 6}
+        if not stream:
+            choice = {"index": 0, "message": {"role": "assistant", "content": NAME}, "finish_reason": "stop"}
+            return self.send(200, {"model": "small-base", "choices": [choice], "usage": usage})
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for piece in (NAME, " ", " ", " ", " "):
+            self.event({"model": "small-base", "choices": [{"index": 0, "delta": {"content": piece}}]})
+            time.sleep(PIECE_SECONDS)
+        self.event({"choices": [], "usage": usage})
+        self.wfile.write(b"data: [DONE]\\n\\n")
+
+    def event(self, value):
+        self.wfile.write(b"data: " + json.dumps(value).encode() + b"\\n\\n")
+
+    def send(self, status, value):
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def may(self):
+        return self.headers["Authorization"] == "Bearer " + KEY
+
+    def log_message(self, *args):
+        pass
+
+def end(*_):
+    draining.set()
+    def leave():
+        with changed:
+            changed.wait_for(lambda: not running)
+        os._exit(0)
+    threading.Thread(target=leave).start()
+
+signal.signal(signal.SIGTERM, end)
+http.server.ThreadingHTTPServer.request_queue_size = 64
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def write_server(root: Path, name: str, piece_seconds: float = 0.05) -> None:
+    """Makes the checkout another release, whose answer is its name."""
+    text = SERVER.replace('"NAME", 0.05', f"{name!r}, {piece_seconds}")
+    (root / "inference" / "serve.py").write_text(text)
+
+
+def set_proof(root: Path, **proof: Any) -> None:
+    file = root / "environments" / "local" / "environment.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"proof": proof}))
+
+
+@contextlib.contextmanager
+def opened(root: Path) -> Iterator[tuple[Session, list[str]]]:
+    """A session, and what it says."""
+    said: list[str] = []
+    session = Session("local", root, role="deploy", config=None, say=said.append, progress=lambda line: None)
+    with contextlib.closing(session):
+        yield session, said
+
+
+@pytest.fixture(scope="module")
+def root(stand_in: RunningStandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A checkout whose environment `local` has two replicas of the small app and serves a first release."""
+    root = checkout(tmp_path_factory.mktemp("drain") / "checkout")
+    for file in (root / "inference").iterdir():
+        if file.is_file():
+            file.unlink()
+    (root / "inference" / "start.sh").write_text('cd "$(dirname -- "$0")" && exec python3 serve.py\n')
+    write_server(root, "first")
+    folder = root / "environments" / "local"
+    environment = yaml.safe_load((folder / "environment.yaml").read_text())
+    environment |= {"resource_group": GROUP, "model": {"base": BASE}}
+    (folder / "environment.yaml").write_text(yaml.safe_dump(environment))
+    set_proof(root, prompts=[])
+    parameters = json.loads((folder / "inference.parameters.json").read_text())
+    parameters["parameters"] |= {"minimumInstanceCount": {"value": 2}, "maximumInstanceCount": {"value": 2}}
+    (folder / "inference.parameters.json").write_text(json.dumps(parameters))
+    with pytest.MonkeyPatch.context() as environ, opened(root) as (session, _):
+        environ.setenv("INFEROPS_STAND_IN", str(stand_in.announcement_file))
+        environ.setenv("INFERENCE_API_KEY", KEY)
+        verbs.provision(session)
+        shares.make_folders(session.share, [BASE])
+        shares.write_small_file(session.share, f"{BASE}/config.json", b"{}")
+        rollout.deploy(session)
+        yield root
+
+
+def test_no_chat_is_lost_during_deploy_and_rollback(root: Path) -> None:
+    with opened(root) as (session, said), steady_load(session.endpoint, callers=6, max_tokens=5) as load:
+        load.wait_for(12)
+        write_server(root, "second")
+        deployed = rollout.deploy(session)
+        load.wait_for(12)
+        back = rollout.rollback(session)
+        load.wait_for(12)
+    assert load.lost == []
+    assert load.said.keys() == {"first", "second"}
+    assert back.release.id == deployed.previous
+    for done in (deployed, back):
+        assert done.timings_seconds["unanswered"] == 0
+    assert said.count("every request was answered meanwhile") == 2
+
+
+def test_a_release_that_is_worse_than_the_one_in_use_is_taken_back(root: Path) -> None:
+    set_proof(root, prompts=[{"prompt": "Who are you?", "contains": "first"}], slowest=0.5)
+    write_server(root, "slower", piece_seconds=0.6)
+    with opened(root) as (session, said):
+        before = session.endpoint.ready().release
+        with pytest.raises(ProofFailed) as caught:
+            rollout.deploy(session)
+        assert session.endpoint.ready().release == before
+    assert f"Release {before} is back and serves." in caught.value.message
+    text, speed = caught.value.details
+    assert text == "the answer to 'Who are you?' contains 'first': the answer of small-base is 'slower'"
+    assert speed.startswith(f"at least 0.5 times as many tokens in a second as release {before}: ")
+    (shown,) = [line for line in said if line.startswith("Who are you?")]
+    lines = shown.splitlines()
+    assert [line.split(": ")[-1] for line in lines[1:3]] == ["first", "slower"]
+    assert lines[3] == "    FAILED: it must contain 'first'"
+    assert lines[4].endswith(f"of release {before}.")
