@@ -181,12 +181,15 @@ def file_exists(share: ShareClient, path: str) -> bool:
         return bool(share.get_file_client(path).exists())
 
 
-def make_folders(share: ShareClient, folders: Iterable[str]) -> None:
-    """Create the folders and their parents, each once, parents first; those that exist stay as they are."""
+def make_folders(share: ShareClient, folders: Iterable[str], below: str = "") -> None:
+    """Create the folders and their parents, each once, parents first; those that exist stay as they are.
+
+    below is a folder that exists already, with its own parents.
+    """
     levels: dict[int, set[str]] = {}
     for folder in folders:
         parts = PurePosixPath(folder).parts
-        for depth in range(1, len(parts) + 1):
+        for depth in range(len(PurePosixPath(below).parts) + 1, len(parts) + 1):
             levels.setdefault(depth, set()).add("/".join(parts[:depth]))
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
         for depth in sorted(levels):

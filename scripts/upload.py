@@ -1,10 +1,10 @@
 """Carries a SyncPlan out: the share's folder is made to hold exactly the local files, in few requests, many at once.
 
 A file of up to 4 MiB goes up in one request. A larger one goes up in ranges of 4 MiB, several at once, each checked by
-the service against its MD5, and gets the MD5 of the whole content last, which marks it as complete. An upload that was
-cut off is taken up where it stopped: the ranges that the share lists are not sent again, because the file there was
-made for this very content (its SHA-256 is in the metadata) and a range is there only once its MD5 was right. Ranges of
-zeros are never sent. What the share holds elsewhere is copied by the service. Knows no releases.
+the service against its MD5, and gets the MD5 of the whole content last, which marks it as complete. Meanwhile its
+metadata say for which content it was made, by SHA-256, and up to where the service has confirmed every range: an upload
+that was cut off is taken up there. Ranges of zeros are never sent. What the share holds elsewhere is copied by the
+service. Knows no releases.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -34,6 +35,13 @@ PARALLEL_BYTES = 48 * 1024 * 1024
 
 PARALLEL_LARGE_FILES = 4
 """How many files are cut into ranges at once: while one waits for its first or last request, others fill the line."""
+
+RECORD_BYTES = 32 * 1024 * 1024
+"""How much of a large file is confirmed before that is written down, in one request: the most that is sent again."""
+
+SENT_METADATA = "sent"
+"""The metadata key for how many bytes from the beginning the service has confirmed. The list of a file's ranges would
+need no request before, but says nothing of what was in a range when the upload was cut off."""
 
 _COPY_POLLING_SECONDS = 1.0
 
@@ -87,9 +95,12 @@ class _Upload:
             share_module.delete_empty_folder(self._share, join(self._folder, folder))
 
     def make_folders(self) -> None:
-        """The folder, and those below it that get a file."""
-        parents = {PurePosixPath(join(self._folder, entry.path)).parent for entry in self._wanted}
-        share_module.make_folders(self._share, [self._folder, *(str(parent) for parent in parents if parent.name)])
+        """The folder, and those below it that get a file; not those that hold one already."""
+        wanted = {parent for entry in self._wanted for parent in _parents(entry)}
+        there = {parent for entry in self._plan.unchanged + self._plan.changed for parent in _parents(entry)}
+        if not (self._plan.unchanged or self._plan.changed):
+            share_module.make_folders(self._share, [self._folder])
+        share_module.make_folders(self._share, (join(self._folder, path) for path in wanted - there), self._folder)
 
     def copy(self) -> list[FileEntry]:
         """Let the service copy what it holds elsewhere; returns what it would not copy, which is here as well."""
@@ -156,39 +167,54 @@ class _Upload:
             self._counter.add(file.entry.path, len(content), sent_bytes=len(content))
 
         with cloud.translated(what):
-            present = self._ranges_present(client, file)
-            if present is None:
-                present = frozenset()
+            sent = self._sent_before(client, file)
+            if not sent:
                 client.create_file(file.entry.bytes, metadata={HASH_METADATA: file.entry.sha256})
         sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-        ranges: list[Future[None]] = []
+        waiting: deque[tuple[int, Future[None]]] = deque()
+        recorded = sent
         offset = 0
+
+        def record() -> None:
+            """Write down how far it is, if it is much farther than what is written."""
+            nonlocal recorded
+            while waiting and waiting[0][1].done():
+                waiting.popleft()
+            requests.check()
+            confirmed = waiting[0][0] if waiting else offset
+            if confirmed - recorded >= RECORD_BYTES:
+                with cloud.translated(what):
+                    client.set_file_metadata({HASH_METADATA: file.entry.sha256, SENT_METADATA: str(confirmed)})
+                recorded = confirmed
+
         for content in _ranges_of(file):
             sha256.update(content)
             md5.update(content)
-            if offset in present or is_zero(content):
+            if offset + len(content) <= sent or is_zero(content):
                 self._counter.add(file.entry.path, len(content))
             else:
-                ranges.append(requests.submit(len(content), partial(send, content, offset)))
+                waiting.append((offset, requests.submit(len(content), partial(send, content, offset))))
             offset += len(content)
+            record()
         if offset != file.entry.bytes or sha256.hexdigest() != file.entry.sha256:
             raise _changed(file)
-        for sent in ranges:
-            sent.result()
-        requests.check()
+        while waiting:
+            waiting[0][1].result()
+            record()
         with cloud.translated(what):
             client.set_http_headers(cloud.content_md5(md5.digest()))
         self._counter.add(file.entry.path, 0, files=1)
 
-    def _ranges_present(self, client: ShareFileClient, file: LocalFile) -> frozenset[int] | None:
-        """The offsets of the ranges that a cut off upload of this content has left; None when there was none."""
+    def _sent_before(self, client: ShareFileClient, file: LocalFile) -> int:
+        """How many bytes of this very content a cut off upload has left on the share; 0 to make the file anew."""
         if file.entry.path not in self._was_there:
-            return None
+            return 0
         properties = client.get_file_properties()
-        made_for = (properties.metadata or {}).get(HASH_METADATA)
-        if made_for != file.entry.sha256 or properties.size != file.entry.bytes or properties.copy.status is not None:
-            return None
-        return _whole_ranges(((found.start, found.end + 1) for found in client.list_ranges()), file.entry.bytes)
+        metadata = properties.metadata or {}
+        if metadata.get(HASH_METADATA) != file.entry.sha256 or properties.size != file.entry.bytes:
+            return 0
+        sent = metadata.get(SENT_METADATA, "")
+        return int(sent) if sent.isascii() and sent.isdigit() else 0
 
 
 class _Requests:
@@ -257,22 +283,6 @@ class _Requests:
         with self._changed:
             self._failure = self._failure or error
             self._changed.notify_all()
-
-
-def _whole_ranges(present: Iterable[tuple[int, int]], size: int) -> frozenset[int]:
-    """The offsets of the ranges of RANGE_BYTES (the last one may be shorter) that [begin, end) parts cover whole."""
-    joined: list[tuple[int, int]] = []
-    for begin, end in sorted(present):
-        if joined and begin <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((begin, end))
-    return frozenset(
-        offset
-        for begin, end in joined
-        for offset in range(-(-begin // RANGE_BYTES) * RANGE_BYTES, end, RANGE_BYTES)
-        if min(offset + RANGE_BYTES, size) <= end
-    )
 
 
 def _parents(entry: FileEntry) -> Iterator[str]:

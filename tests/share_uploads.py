@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import azure.storage.fileshare  # noqa: F401  loaded before the process is made
 
 from scripts import cloud
 from scripts import share as shares
 from scripts import upload as uploads
 from scripts.bundle import read_local
 
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
 
-    from scripts.progress import Progress
-
-
-def upload_and_tell(tell: Connection, address: str, share_name: str, key: str, certificate: Path, source: Path) -> None:
-    """A process's whole life: sync the folder to `target`, telling the bytes done after each request."""
-
-    def told(done: Progress) -> None:
-        tell.send(done.bytes_done)
-
+def upload(address: str, share_name: str, key: str, certificate: Path, source: Path) -> None:
+    """A process's whole life: make the folder `target` hold what the local folder holds."""
     with cloud.share_client(address, share_name, key, certificate) as share:
         local = read_local({"": source})
         plan = shares.plan(local, shares.read_remote(share, "target"), folder="target")
-        uploads.apply(share, plan, local, progress=told)
+        uploads.apply(share, plan, local)

@@ -1,0 +1,91 @@
+"""The product's way to bring a folder onto a share, as a process of its own: `python -m tests.bench.sync_client JOB`.
+
+JOB is JSON (see Job). `in place` keeps a folder of the share as the local one is: what it held is read from a list that
+the last run left beside it. `release` makes a new folder next to the one before, as a deploy does: what that one holds
+is copied on the share. Prints one line of JSON: the seconds without those of starting Python and importing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import azure.storage.fileshare  # noqa: F401  what a deploy has loaded by then
+
+from scripts import cloud, upload
+from scripts import share as shares
+from scripts.bundle import FileEntry, LocalFile, read_local
+
+if TYPE_CHECKING:
+    from scripts.cloud import ShareClient
+    from scripts.share import SyncPlan
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to bring where. before is the folder of an earlier release, for `release`."""
+
+    address: str
+    share: str
+    key: str
+    certificate: str
+    source: str
+    folder: str
+    how: Literal["in place", "release"] = "in place"
+    before: str | None = None
+
+    def to_argument(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Seconds, and what the plan was."""
+    begun = time.perf_counter()
+    local = read_local({"": Path(job.source)})
+    read = time.perf_counter()
+    with cloud.share_client(job.address, job.share, job.key, Path(job.certificate)) as share:
+        plan = _in_place(share, job, local) if job.how == "in place" else _release(share, job, local)
+    ended = time.perf_counter()
+    return {
+        "seconds": round(ended - begun, 3),
+        "reading_seconds": round(read - begun, 3),
+        "sent": len(plan.to_send),
+        "copied": len(plan.copied),
+        "unchanged": len(plan.unchanged),
+    }
+
+
+def _in_place(share: ShareClient, job: Job, local: tuple[LocalFile, ...]) -> SyncPlan:
+    plan = shares.plan(local, _listed(share, job.folder), folder=job.folder)
+    if not plan.is_empty:
+        upload.apply(share, plan, local)
+        _list(share, job.folder, local)
+    return plan
+
+
+def _release(share: ShareClient, job: Job, local: tuple[LocalFile, ...]) -> SyncPlan:
+    before = _listed(share, job.before) if job.before else ()
+    elsewhere = {entry.sha256: f"{job.before}/{entry.path}" for entry in before}
+    plan = shares.plan(local, (), folder=f".incomplete-{job.folder}", elsewhere=elsewhere)
+    upload.apply(share, plan, local)
+    shares.move_folder(share, plan.folder, job.folder)
+    _list(share, job.folder, local)
+    return plan
+
+
+def _listed(share: ShareClient, folder: str) -> tuple[FileEntry, ...]:
+    found = shares.read_small_file(share, f"{folder}.json")
+    return tuple(FileEntry(*entry) for entry in json.loads(found.content)) if found else ()
+
+
+def _list(share: ShareClient, folder: str, local: tuple[LocalFile, ...]) -> None:
+    entries = [[file.entry.path, file.entry.bytes, file.entry.sha256] for file in local]
+    shares.write_small_file(share, f"{folder}.json", json.dumps(entries).encode())
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(Job(**json.loads(sys.argv[1])))))
