@@ -190,7 +190,8 @@ class Admission:
                 required=request.tool_choice == "required",
                 several=request.parallel_tool_calls and request.function is None,
                 text_schema=text_schema,
-                spell=self._renderer.spell,
+                spell=self.vocabulary.spell,
+                words=self.vocabulary.words(),
             )
             return self.vocabulary.constraint(grammar)
         except GrammarRefused as error:
@@ -243,7 +244,13 @@ def _with_arguments_as_text(message: Mapping[str, Any]) -> Mapping[str, Any]:
     if "tool_calls" not in message:
         return message
     calls = [
-        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+        {
+            **call,
+            "function": {
+                **call["function"],
+                "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
+            },
+        }
         for call in message["tool_calls"]
     ]
     return {**message, "tool_calls": calls}

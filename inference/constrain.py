@@ -7,6 +7,7 @@ batch and no HTTP. No torch.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -99,9 +100,22 @@ class Vocabulary:
         """What a token writes: whole characters or a part of one. Raises GrammarRefused."""
         return bytes(self._tokens().decode_bytes([token]))
 
-    def is_special(self, token: int) -> bool:
-        """Whether a token is none of the text, but a mark that only its id can write. Raises GrammarRefused."""
-        return bool(self._tokens().is_special_token(token))
+    def spell(self, text: str) -> list[str | int]:
+        """A text's parts: text, and the ids of tokens that a grammar takes for no text. Raises GrammarRefused."""
+        marks = {str(token): number for number, token in self._marks()}
+        if not marks:
+            return [text] if text else []
+        pattern = "|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True))
+        return [marks[part] if part in marks else str(part) for part in re.split(f"({pattern})", text) if part]
+
+    def words(self) -> list[int]:
+        """Tokens that a grammar takes for no text and the model's tokenizer for text, such as <think>. Raises
+        GrammarRefused."""
+        return [number for number, token in self._marks() if not token.special and number not in self._end_tokens]
+
+    def _marks(self) -> list[tuple[int, Any]]:
+        made, added = self._tokens(), self._tokenizer.added_tokens_decoder
+        return [(number, token) for number, token in added.items() if made.is_special_token(number)]
 
     def constraint(self, grammar: str) -> Constraint:
         """The beginning of a grammar in llguidance's own form. Raises GrammarRefused."""

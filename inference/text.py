@@ -5,7 +5,6 @@ Knows the tokenizer and its chat template; knows no model, no batch and no HTTP.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -24,10 +23,7 @@ class PromptRenderer:
     def __init__(self, tokenizer: Any, end_tokens: Iterable[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._ends = [str(tokenizer.convert_ids_to_tokens(token)) for token in end_tokens]
-        # Added tokens are never cut; special ones among them are no text either: only their id writes them.
-        self._added: dict[str, tuple[int, bool]] = {
-            str(token): (token_id, token.special) for token_id, token in tokenizer.added_tokens_decoder.items()
-        }
+        self._uncut = [str(token) for token in tokenizer.added_tokens_decoder.values()]
         self._call_syntax: CallSyntax | CallsUnknown | None = None
         # A tokenizer keeps its padding and truncation as state, so two threads must not encode at the same moment.
         self._lock = threading.Lock()
@@ -55,20 +51,12 @@ class PromptRenderer:
         """How this model's template writes tool calls. Raises CallsUnknown."""
         if self._call_syntax is None:
             try:
-                self._call_syntax = find_call_syntax(self._text, self._ends, list(self._added))
+                self._call_syntax = find_call_syntax(self._text, self._ends, self._uncut)
             except (CallsUnknown, PromptRefused) as error:
                 self._call_syntax = CallsUnknown(str(error))
         if isinstance(self._call_syntax, CallsUnknown):
             raise self._call_syntax
         return self._call_syntax
-
-    def spell(self, text: str) -> list[str | int]:
-        """A text's parts: text, and the ids of special tokens."""
-        special = {content: token for content, (token, is_special) in self._added.items() if is_special}
-        if not special:
-            return [text] if text else []
-        marks = "|".join(re.escape(content) for content in sorted(special, key=len, reverse=True))
-        return [special[part] if part in special else str(part) for part in re.split(f"({marks})", text) if part]
 
     def _text(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], answers: bool) -> str:
         from jinja2.exceptions import TemplateError

@@ -72,10 +72,12 @@ class CallSyntax:
         several: bool,
         text_schema: Mapping[str, Any] | None,
         spell: Spell,
+        words: Sequence[int],
     ) -> str:
         """A grammar in Lark's form (https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md) of an answer.
 
         Without `required` an answer may also be text (JSON when `text_schema` says which), and calls may follow text.
+        `words` are the tokens that may stand in text although they are marks to the grammar.
         """
         rules = []
         calls = "call (between call)* closing" if several and self.between is not None else "call closing"
@@ -93,12 +95,14 @@ class CallSyntax:
             rules.append(f"start: {opening} {calls} | %json {json.dumps(text_schema)}")
         elif self.mark:
             marks = spell(self.mark)
-            if any(isinstance(part, int) for part in marks):
-                rules.append(f"before: TEXT {_literal(self.mark, spell)}")
-            else:
-                rules.append(f"before[lazy]: TEXT {json.dumps(self.mark)}")
-            rules.append(f"start: before {after_mark} {calls} | TEXT")
-            rules.append(r"TEXT: /(.|\n)*/")
+            mark = _literal(self.mark, spell)
+            if all(isinstance(part, str) for part in marks):
+                # The first one in a text ends it; a token that is a mark can stand in none.
+                rules.append(rf"marked[lazy]: /(.|\n)*/ {mark}")
+                mark = "marked"
+            rules.append(f"start: text {mark} {after_mark} {calls} | text")
+            rules.append("text: (TEXT" + "".join(f" | <[{word}]>" for word in words if word not in marks) + ")*")
+            rules.append(r"TEXT: /(.|\n)+/")
         else:
             rules.append(f"start: {opening} {calls} | TEXT")
             rules.append(rf"TEXT: /(.|\n)*/ & ~/{_pattern(self.opening)}(.|\n)*/")
