@@ -73,6 +73,8 @@ class World:
     manager: TinyResourceManager
     account: str
     variables: dict[str, str]
+    broken: set[str] = field(default_factory=set)
+    """Releases that fail their proof when they are served."""
     said: list[str] = field(default_factory=list)
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _until_closed: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -190,6 +192,7 @@ class World:
         self.manager.state.replicas = [replica(name)]
         current = self.current()
         behaviour = self.app.behaviour
+        behaviour.usage = current not in self.broken
         behaviour.release, behaviour.status = current or "", "ready" if current else "loading"
         if current:
             document = json.loads((self.folder / "releases" / current / "release.json").read_text())

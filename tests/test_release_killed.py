@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -92,10 +93,7 @@ def test_an_update_killed_after_any_request(world: World, record_property: Calla
         world.check_whole(old)
         assert deploy(world.session) == new
         check_complete(world, new, "deploy")
-        for adapter in (world.folder / "adapters" / "default").iterdir():
-            # As gc would: the more there are, the more is looked at for what can be copied.
-            if adapter.name not in new_adapter(world, new):
-                shutil.rmtree(adapter)
+        forget_all_but(world, new)
         old = new
     record_property("kill_points", point - 1)
     assert point > 30
@@ -141,11 +139,14 @@ def test_a_gc_killed_after_any_request(world: World, record_property: Callable[[
     assert point > 25
 
 
-def new_adapter(world: World, release_id: str) -> str:
-    """The folder on the share of the release's adapter."""
+def forget_all_but(world: World, release_id: str) -> None:
+    """As a gc would, so that the next deploy has no more to look through for what it can copy."""
     found = releases.read_release(world.share, release_id)
     assert found is not None
-    return found.adapters["default"]
+    kept = {release_id, Path(found.adapters["default"]).name}
+    for folder in [*(world.folder / "releases").glob("*/"), *(world.folder / "adapters/default").iterdir()]:
+        if folder.name not in kept:
+            shutil.rmtree(folder)
 
 
 def make_garbage(world: World, number: int) -> None:

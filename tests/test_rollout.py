@@ -1,189 +1,273 @@
-"""Releases of a running app: no chat is lost when two replicas run, and one that is worse than the last is taken back.
-
-The app is a small one that starts in a moment: streamed answers of a quarter of a second, an orderly end on SIGTERM.
-All else is real: the template, the stand-in and its processes, deploy and rollback. tests/bench/drain.py does it with
-the product's own app.
-"""
+"""Deploys and rollbacks as a whole: what they cost, what becomes of failures, who is told what."""
 
 from __future__ import annotations
 
-import contextlib
-import json
+import dataclasses
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from scripts import rollout, verbs
-from scripts import share as shares
-from scripts.errors import ProofFailed
-from scripts.session import Session
-from tests.conftest import RunningStandIn, checkout
-from tests.steady_load import steady_load
-
-KEY = "key-of-the-drain-tests"
-GROUP = "rg-drain"
-BASE = "model-cache/small-base"
-
-SERVER = """
-import http.server, json, os, signal, threading, time
-
-KEY, NAME, PIECE_SECONDS = os.environ["INFERENCE_API_KEY"], "NAME", 0.05
-with open("../release.json") as file:
-    RELEASE = json.load(file)["id"]
-running, draining = 0, threading.Event()
-changed = threading.Condition()
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path == "/health":
-            return self.send(200, {})
-        if self.path == "/ready":
-            told = {"status": "draining" if draining.is_set() else "ready"}
-            return self.send(503 if draining.is_set() else 200, told | ({"release": RELEASE} if self.may() else {}))
-        if not self.may():
-            return self.send(401, {"error": {"message": "no key"}})
-        self.send(200, {"data": [{"id": "small-base"}]})
-
-    def do_POST(self):
-        global running
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if not self.may():
-            return self.send(401, {"error": {"message": "no key"}})
-        with changed:
-            if draining.is_set():
-                return self.send(503, {"error": {"message": "ending"}})
-            running += 1
-        try:
-            self.answer(asked["stream"])
-        finally:
-            with changed:
-                running -= 1
-                changed.notify_all()
-
-    def answer(self, stream):
-        usage = {"prompt_tokens": 1, "completion_tokens": 5, "total_tokens": 6}
-        if not stream:
-            choice = {"index": 0, "message": {"role": "assistant", "content": NAME}, "finish_reason": "stop"}
-            return self.send(200, {"model": "small-base", "choices": [choice], "usage": usage})
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.end_headers()
-        for piece in (NAME, " ", " ", " ", " "):
-            self.event({"model": "small-base", "choices": [{"index": 0, "delta": {"content": piece}}]})
-            time.sleep(PIECE_SECONDS)
-        self.event({"choices": [], "usage": usage})
-        self.wfile.write(b"data: [DONE]\\n\\n")
-
-    def event(self, value):
-        self.wfile.write(b"data: " + json.dumps(value).encode() + b"\\n\\n")
-
-    def send(self, status, value):
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def may(self):
-        return self.headers["Authorization"] == "Bearer " + KEY
-
-    def log_message(self, *args):
-        pass
-
-def end(*_):
-    draining.set()
-    def leave():
-        with changed:
-            changed.wait_for(lambda: not running)
-        os._exit(0)
-    threading.Thread(target=leave).start()
-
-signal.signal(signal.SIGTERM, end)
-http.server.ThreadingHTTPServer.request_queue_size = 64
-http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
-"""
-
-
-def write_server(root: Path, name: str, piece_seconds: float = 0.05) -> None:
-    """Makes the checkout another release, whose answer is its name."""
-    text = SERVER.replace('"NAME", 0.05', f"{name!r}, {piece_seconds}")
-    (root / "inference" / "serve.py").write_text(text)
-
-
-def set_proof(root: Path, **proof: Any) -> None:
-    file = root / "environments" / "local" / "environment.yaml"
-    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"proof": proof}))
-
-
-@contextlib.contextmanager
-def opened(root: Path) -> Iterator[tuple[Session, list[str]]]:
-    """A session, and what it says."""
-    said: list[str] = []
-    session = Session("local", root, role="deploy", config=None, say=said.append, progress=lambda line: None)
-    with contextlib.closing(session):
-        yield session, said
+from scripts import history, rollout
+from scripts import release as releases
+from scripts.errors import BadInput, Locked, NotFound, ProofFailed
+from scripts.history import Who
+from scripts.lock import Lock
+from tests.conftest import RunningStandIn
+from tests.release_world import World, deploy, rollback, running_world
 
 
 @pytest.fixture(scope="module")
-def root(stand_in: RunningStandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A checkout whose environment `local` has two replicas of the small app and serves a first release."""
-    root = checkout(tmp_path_factory.mktemp("drain") / "checkout")
-    for file in (root / "inference").iterdir():
-        if file.is_file():
-            file.unlink()
-    (root / "inference" / "start.sh").write_text('cd "$(dirname -- "$0")" && exec python3 serve.py\n')
-    write_server(root, "first")
-    folder = root / "environments" / "local"
-    environment = yaml.safe_load((folder / "environment.yaml").read_text())
-    environment |= {"resource_group": GROUP, "model": {"base": BASE}}
-    (folder / "environment.yaml").write_text(yaml.safe_dump(environment))
-    set_proof(root, prompts=[])
-    parameters = json.loads((folder / "inference.parameters.json").read_text())
-    parameters["parameters"] |= {"minimumInstanceCount": {"value": 2}, "maximumInstanceCount": {"value": 2}}
-    (folder / "inference.parameters.json").write_text(json.dumps(parameters))
-    with pytest.MonkeyPatch.context() as environ, opened(root) as (session, _):
-        environ.setenv("INFEROPS_STAND_IN", str(stand_in.announcement_file))
-        environ.setenv("INFERENCE_API_KEY", KEY)
-        verbs.provision(session)
-        shares.make_folders(session.share, [BASE])
-        shares.write_small_file(session.share, f"{BASE}/config.json", b"{}")
-        rollout.deploy(session)
-        yield root
+def running(stand_in: RunningStandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with running_world(stand_in, tmp_path_factory.mktemp("world")) as world:
+        yield world
 
 
-def test_no_chat_is_lost_during_deploy_and_rollback(root: Path) -> None:
-    with opened(root) as (session, said), steady_load(session.endpoint, callers=6, max_tokens=5) as load:
-        load.wait_for(12)
-        write_server(root, "second")
-        deployed = rollout.deploy(session)
-        load.wait_for(12)
-        back = rollout.rollback(session)
-        load.wait_for(12)
-    assert load.lost == []
-    assert load.said.keys() == {"first", "second"}
-    assert back.release.id == deployed.previous
-    for done in (deployed, back):
-        assert done.timings_seconds["unanswered"] == 0
-    assert said.count("every request was answered meanwhile") == 2
+@pytest.fixture
+def world(running: World) -> World:
+    """With a share of its own, which holds the base model alone."""
+    running.broken.clear()
+    running.change(0, adapter=True)
+    running.new_share()
+    return running
 
 
-def test_a_release_that_is_worse_than_the_one_in_use_is_taken_back(root: Path) -> None:
-    set_proof(root, prompts=[{"prompt": "Who are you?", "contains": "first"}], slowest=0.5)
-    write_server(root, "slower", piece_seconds=0.6)
-    with opened(root) as (session, said):
-        before = session.endpoint.ready().release
-        with pytest.raises(ProofFailed) as caught:
-            rollout.deploy(session)
-        assert session.endpoint.ready().release == before
-    assert f"Release {before} is back and serves." in caught.value.message
-    text, speed = caught.value.details
-    assert text == "the answer to 'Who are you?' contains 'first': the answer of small-base is 'slower'"
-    assert speed.startswith(f"at least 0.5 times as many tokens in a second as release {before}: ")
-    (shown,) = [line for line in said if line.startswith("Who are you?")]
-    lines = shown.splitlines()
-    assert [line.split(": ")[-1] for line in lines[1:3]] == ["first", "slower"]
-    assert lines[3] == "    FAILED: it must contain 'first'"
-    assert lines[4].endswith(f"of release {before}.")
+def deployed(world: World, count: int) -> list[str]:
+    """So many releases, one after the other; the last is in use."""
+    made = []
+    for number in range(1, count + 1):
+        world.change(number)
+        made.append(deploy(world.session))
+    return made
+
+
+def outcomes(world: World) -> list[tuple[str, str | None, str | None]]:
+    entries = history.read(world.share, releases.read_current(world.share))
+    return [(entry.verb, entry.release, entry.outcome) for entry in entries]
+
+
+def restarts(world: World) -> int:
+    return sum(line.endswith("/restart") for line in world.manager.state.seen)
+
+
+def share_requests(world: World) -> list[str]:
+    return [line for line in world.proxy.requests if f"/{world.account}/" in line]
+
+
+def tree(world: World) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in world.folder.rglob("*") if path.is_file()}
+
+
+# --- deploy
+
+
+def test_a_deploy_that_changes_nothing_asks_the_share_once_and_restarts_nothing(world: World) -> None:
+    (release,) = deployed(world, 1)
+    before, restarted = tree(world), restarts(world)
+    world.proxy.arm(None)
+    done = rollout.deploy(world.session)
+    assert (done.changed, done.release.id, done.proof.passed) == (False, release, True)
+    assert len(share_requests(world)) == 1
+    assert restarts(world) == restarted
+    assert tree(world) == before
+
+
+def test_a_dry_run_tells_what_would_be_sent_and_writes_nothing(world: World) -> None:
+    world.proxy.arm(None)
+    first = rollout.planned(world.session)
+    assert first.current is None
+    assert [part.name for part in first.parts] == ["code", "base model", "adapter default"]
+    sizes = [path.stat().st_size for folder in ("inference", "adapter") for path in (world.root / folder).iterdir()]
+    sizes += [(world.root / path).stat().st_size for path in releases.CODE[1:]]
+    assert first.bytes_to_send == sum(sizes)
+    (release,) = deployed(world, 1)
+    assert rollout.planned(world.session).is_empty
+    world.change(2)
+    before = tree(world)
+    world.proxy.arm(None)
+    second = rollout.planned(world.session)
+    assert second.current == release
+    (code,) = second.parts
+    assert code.plan is not None
+    assert [entry.path for entry in code.plan.changed] == ["inference/serve.py"]
+    assert second.bytes_to_send == len(b"print(2)\n")
+    assert {line.split()[0] for line in share_requests(world)} <= {"GET", "HEAD"}
+    assert tree(world) == before
+
+
+def test_a_release_that_fails_its_proof_is_taken_back_and_remembered(world: World) -> None:
+    first, second = deployed(world, 2)
+    world.change(3)
+    bad = rollout.packed(world.session, rollout.Timings()).release.id
+    world.broken.add(bad)
+    with pytest.raises(ProofFailed, match=f"Release {second} is back") as caught:
+        rollout.deploy(world.session)
+    assert caught.value.exit_code == 4
+    assert world.current() == second == world.app.behaviour.release
+    assert outcomes(world) == [("deploy", first, "proven"), ("deploy", second, "proven"), ("deploy", bad, "failed")]
+    assert "no usage" in history.read(world.share, None)[-1].detail or "does not answer" in str(caught.value)
+
+
+def test_an_interrupted_deploy_is_remembered_as_such(world: World) -> None:
+    (first,) = deployed(world, 1)
+    world.change(2)
+
+    def interrupt(line: str) -> None:
+        if "is current; restarted" in line:
+            raise KeyboardInterrupt
+
+    world.session.say = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        rollout.deploy(world.session)
+    assert world.current() == first
+    assert [outcome for _, _, outcome in outcomes(world)] == ["proven", "interrupted"]
+
+
+def test_a_history_tells_who_and_from_what(world: World) -> None:
+    deployed(world, 1)
+    (entry,) = history.read(world.share, None)
+    assert entry.who.name.count("@") == 1
+    assert entry.adapters.keys() == {"default"}
+    assert entry.ended is not None and entry.begun <= entry.ended
+
+
+# --- rollback
+
+
+def test_a_rollback_goes_to_the_last_proven_one_and_then_further_back(world: World) -> None:
+    first, second, third = deployed(world, 3)
+    before = {path: content for path, content in tree(world).items() if "/releases/" in path and "history" not in path}
+    world.proxy.arm(None)
+    assert rollback(world.session) == second
+    written = [line.partition("?")[0].rpartition("/")[2] for line in share_requests(world) if line.startswith("PUT")]
+    assert written.count("current") == 2, "to switch, and to confirm"
+    assert set(written) - {world.outputs.file_share_name} == {"current", "history.jsonl"}, "nothing is uploaded"
+    assert rollback(world.session) == first
+    assert world.app.behaviour.release == first
+    with pytest.raises(NotFound, match=f"proven before {first}"):
+        rollback(world.session)
+    assert rollback(world.session, third[:6]) == third
+    after = {path: content for path, content in tree(world).items() if "/releases/" in path and "history" not in path}
+    assert after == before
+
+
+def test_a_rollback_skips_what_failed_and_what_is_gone(world: World) -> None:
+    first, second = deployed(world, 2)
+    world.change(3)
+    world.broken.add(rollout.packed(world.session, rollout.Timings()).release.id)
+    with pytest.raises(ProofFailed):
+        deploy(world.session)
+    world.change(4)
+    deploy(world.session)
+    (world.folder / "releases" / second / "release.json").unlink()
+    assert rollback(world.session) == first
+
+
+def test_a_rollback_that_fails_its_proof_leaves_what_was_in_use(world: World) -> None:
+    first, second = deployed(world, 2)
+    world.broken.add(first)
+    with pytest.raises(ProofFailed, match=f"Release {second} is back"):
+        rollback(world.session)
+    assert releases.read_current(world.share) == releases.Current(second, True, None)
+    assert world.app.behaviour.release == second
+    assert outcomes(world)[-1] == ("rollback", first, "failed")
+
+
+def test_a_rollback_to_nothing_or_nobody_is_refused_before_anything_is_changed(world: World) -> None:
+    with pytest.raises(NotFound, match="names no release yet"):
+        rollback(world.session)
+    (first,) = deployed(world, 1)
+    before = tree(world)
+    with pytest.raises(BadInput, match="1 problem") as caught:
+        rollback(world.session, "0000")
+    assert first in caught.value.problems[0].next_step
+    done = rollout.rollback(world.session, first)
+    assert not done.changed
+    assert tree(world) == before
+
+
+def test_a_rollback_whose_model_is_gone_is_refused(world: World) -> None:
+    first = deployed(world, 1)[0]
+    world.change(2, adapter=True)
+    second = deploy(world.session)
+    (entry, _) = history.read(world.share, releases.read_current(world.share))
+    (world.folder / entry.adapters["default"] / "adapter_config.json").unlink()
+    with pytest.raises(BadInput, match="the share has no adapters/default/"):
+        rollback(world.session, first)
+    assert world.current() == second
+
+
+# --- two at once
+
+
+def test_who_comes_second_is_told_who_holds_the_share_and_since_when(world: World) -> None:
+    deployed(world, 1)
+    entry = history.begun("gc", Who("octocat", "https://github.example/run/1"))
+    with Lock(world.share) as lock, history.recorded(world.share, lock, entry, None, say=world.said.append):
+        second = Lock(world.share, holder=lambda: history.holder(world.share))
+        with pytest.raises(Locked, match="nothing was changed") as caught, second:
+            pass
+    for word in ("a gc by octocat", "https://github.example/run/1", f"since {entry.begun}"):
+        assert word in caught.value.message
+    with Lock(world.share, holder=lambda: history.holder(world.share)):
+        assert history.holder(world.share) is None, "the last run has ended"
+
+
+def test_a_deploy_waits_for_the_one_before_it_and_finds_its_work_done(world: World) -> None:
+    waits = threading.Event()
+    holder = Lock(world.share)
+    results: list[rollout.Deployed] = []
+
+    def say(line: str) -> None:
+        world.said.append(line)
+        if "the share is held by" in line:
+            waits.set()
+
+    world.session.say = say
+    with holder:
+        thread = threading.Thread(target=lambda: results.append(rollout.deploy(world.session)))
+        thread.start()
+        assert waits.wait(30)
+        assert not results
+    thread.join(60)
+    assert results[0].changed
+    assert world.current() == results[0].release.id
+
+
+def test_a_run_that_died_is_noted_by_the_next(world: World) -> None:
+    (first,) = deployed(world, 1)
+    with Lock(world.share) as lock:
+        found = releases.read_release(world.share, first)
+        assert found is not None
+        dead = history.begun("deploy", Who("somebody"), dataclasses.replace(found, id="dead"))
+        with pytest.raises(SystemExit), history.recorded(world.share, lock, dead, None, say=world.said.append):
+            content = (world.folder / history.FILE).read_bytes()
+            raise SystemExit
+        # As it stands when nobody could write the end.
+        (world.folder / history.FILE).write_bytes(content)
+    assert history.read(world.share, None)[-1].outcome is None
+    world.change(2)
+    second = deploy(world.session)
+    assert outcomes(world)[1:] == [("deploy", "dead", "cut off"), ("deploy", second, "proven")]
+
+
+def test_a_history_that_is_none_is_an_error_with_its_line(world: World) -> None:
+    deployed(world, 1)
+    with (world.folder / history.FILE).open("a") as file:
+        file.write("not a record\n")
+    with pytest.raises(Exception, match=r"Line 2 of the file releases/history\.jsonl"):
+        history.of(world.share)
+
+
+def test_the_commit_of_a_checkout_with_changes_is_marked(world: World) -> None:
+    git = ["git", "-C", str(world.root), "-c", "user.name=Octo", "-c", "user.email=octo@example.com"]
+    try:
+        for command in (["init", "-q"], ["add", "inference"], ["commit", "-qm", "first"]):
+            subprocess.run([*git, *command], check=True, capture_output=True)
+        head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+        deployed(world, 1)
+        assert history.read(world.share, None)[0].commit == f"{head}-dirty"
+    finally:
+        subprocess.run(["rm", "-rf", str(Path(world.root) / ".git")], check=True)
