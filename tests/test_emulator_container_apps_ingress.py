@@ -158,6 +158,32 @@ async def test_web_sockets_are_refused(here: World) -> None:
     assert refused.value.status == 501
 
 
+async def test_faults_on_the_way_to_the_app(here: World) -> None:
+    """Only by rules that name the ingress; the answers are Envoy's words, or none."""
+    here.cloud.faults.add(
+        [
+            {"fault": "internal-error", "path": "/app/"},
+            {"fault": "throttled", "service": "ingress", "path": "/app/slow", "retry_after_seconds": 7, "count": 1},
+            {"fault": "unavailable", "service": "ingress", "method": ["POST"], "count": 1},
+            {"fault": "dropped-connection", "service": "ingress", "when": "before", "path": "/gone", "count": 1},
+        ]
+    )
+    endpoint = await here.endpoint()
+    async with here.http() as client:
+        for method, path, status, text, wait in (
+            ("GET", "/slow", 429, "local_rate_limited", "7"),
+            ("POST", "/", 503, "no healthy upstream", "1"),
+        ):
+            async with client.request(method, f"{endpoint}{path}", data=b"") as response:
+                assert (response.status, await response.text()) == (status, text)
+                assert response.headers["Retry-After"] == wait
+        with pytest.raises(aiohttp.ClientError):
+            await client.post(f"{endpoint}/gone", data=b"")
+        for path in ("/slow", "/gone"):
+            async with client.get(f"{endpoint}{path}") as response:
+                assert (await response.json())["path"] == path, "each happened once"
+
+
 async def test_many_at_once(here: World) -> None:
     """200 requests over 200 connections, none lost."""
     endpoint = await here.endpoint()

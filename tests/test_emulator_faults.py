@@ -79,7 +79,15 @@ def share(faulty: RunningStandIn) -> Iterator[ShareClient]:
         ({"fault": "internal-error", "probability": 1.5}, "probability must be a number over 0 and up to 1"),
         ({"fault": "internal-error", "seed": 1}, "seed says nothing without probability"),
         ({"fault": "internal-error", "method": "PUT"}, "method must be a list of some of GET"),
-        ({"fault": "internal-error", "service": "queues"}, "service must be one of resource-manager, files, identity"),
+        (
+            {"fault": "dropped-connection", "when": "after", "service": "ingress"},
+            "when after is not possible for the service ingress",
+        ),
+        ({"fault": "expired-token", "service": "ingress"}, "expired-token is not possible for the service ingress"),
+        (
+            {"fault": "internal-error", "service": "queues"},
+            "service must be one of resource-manager, files, identity, ingress",
+        ),
         ({"fault": "dropped-connection"}, "when is missing; it must be before or after"),
         ({"fault": "refused", "status": 200, "code": "X", "message": "x"}, "status must be an HTTP status"),
         ({"fault": "failed-operation", "code": " "}, "code must be a text that is not empty"),

@@ -48,12 +48,16 @@ class FaultSwitch:
     def __init__(self, rules: Faults) -> None:
         self._rules = rules
 
-    async def through(self, request: web.Request, name: str, service: Service, handle: Handler) -> web.StreamResponse:
-        """The answer of `handle`, unless a rule says otherwise. `name` is one of faults.SERVICES."""
+    async def through(
+        self, request: web.Request, name: str, service: Service, handle: Handler, *, within: str = ""
+    ) -> web.StreamResponse:
+        """The answer of `handle`, unless a rule says otherwise. `name` is one of faults.SERVICES; `within` is what
+        stands before the path in the eyes of the rules."""
         if self._rules.none:
             return await handle()
+        path = within + request.path_qs
         late, rule = self._rules.of_request(
-            name, request.method, request.path_qs, by_token=_shows_token(request), fills=_fills(request)
+            name, request.method, path, by_token=_shows_token(request), fills=_fills(request)
         )
         if late:
             await asyncio.sleep(late)

@@ -16,7 +16,9 @@ from typing import Any
 
 from infra.emulator.exceptions import AzureError
 
-SERVICES = ("resource-manager", "files", "identity")
+INGRESS = "ingress"
+"""Of the apps: rules must name it, so that those on Azure's own services leave the apps alone."""
+SERVICES = ("resource-manager", "files", "identity", INGRESS)
 METHODS = ("GET", "HEAD", "PUT", "PATCH", "POST", "DELETE")
 DEPLOYMENTS = "Deployments"
 """How many a resource group, or a subscription, may have in its history."""
@@ -127,6 +129,7 @@ _KINDS = {
     MISSING_QUOTA: _Kind((*_ALWAYS, "quota", "limit"), ("quota",), {"limit": 0}),
 }
 _OF_REQUESTS = frozenset({LATENCY, THROTTLED, UNAVAILABLE, INTERNAL_ERROR, REFUSED, DROPPED, EXPIRED_TOKEN, FULL_SHARE})
+_NOT_OF_INGRESS = frozenset({EXPIRED_TOKEN, FULL_SHARE})
 
 
 class Rule:
@@ -149,7 +152,7 @@ class Rule:
         """Whether the rule is about this request."""
         asked = self.asked
         return (
-            asked.get("service", service) == service
+            asked.get("service", None if service == INGRESS else service) == service
             and ("method" not in asked or method in asked["method"])
             and self.names(path)
         )
@@ -283,6 +286,9 @@ def _problems(asked: Any, where: str) -> list[str]:
         for key in rules.required
         if key not in asked
     ]
+    if asked.get("service") == INGRESS and (kind in _NOT_OF_INGRESS or asked.get("when") == AFTER):
+        what = f"when {AFTER}" if kind == DROPPED else kind
+        found.append(f"{where} ({kind}): {what} is not possible for the service {INGRESS}: what it sends is the app's")
     if "seed" in asked and "probability" not in asked:
         found.append(f"{where} ({kind}): seed says nothing without probability")
     return found

@@ -24,6 +24,7 @@ from infra.emulator.containerapps.shapes import take
 from infra.emulator.containerapps.tokens import Tokens
 from infra.emulator.containerapps.workload import Settings, Surroundings, Workload
 from infra.emulator.exceptions import AzureError, NotEmulated
+from infra.emulator.fault_switch import FaultSwitch
 from infra.emulator.operations import FAILED, SUCCEEDED, Operation
 from infra.emulator.provider import Answer, Call, Cloud, ResourceType, system_data
 from infra.emulator.resource_id import ResourceId
@@ -479,7 +480,8 @@ class ContainerApps(ResourceType):
             if actual != ports:
                 log.warning("app %s: its ports %s are taken, it is at %s now", resource_id.name, ports, actual)
                 self.cloud.store.put(_PORTS, resource_id.key, actual)
-            ingress = Ingress(resource_id.name, self.workload(resource_id).replica_for, self._pace.idle_seconds)
+            switch = FaultSwitch(self.cloud.faults)
+            ingress = Ingress(resource_id.name, self.workload(resource_id).replica_for, self._pace.idle_seconds, switch)
             context = server_context(self.cloud.certificate, self.cloud.private_key)
             await ingress.start(tls, page, context)
             self._ingresses[resource_id.key] = ingress

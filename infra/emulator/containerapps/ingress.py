@@ -19,8 +19,10 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
+from infra.emulator import faults
 from infra.emulator.containerapps.replica import Replica
 from infra.emulator.containerapps.workload import Refused
+from infra.emulator.fault_switch import Fault, FaultSwitch
 from infra.emulator.waiting import within
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ _HOP_BY_HOP = frozenset(
 _CHUNK = 64 * 1024
 _CONNECT_SECONDS = 5.0
 _NO_CONNECTION = "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: {}"
+_NO_UPSTREAM = "no healthy upstream"
+_REFUSALS = {faults.THROTTLED: "local_rate_limited", faults.INTERNAL_ERROR: "Internal Server Error"}
 ReplicaFor = Callable[[str], AbstractAsyncContextManager[Replica]]
 """A ready replica for one request to a host. Raises Refused."""
 
@@ -49,8 +53,9 @@ ReplicaFor = Callable[[str], AbstractAsyncContextManager[Replica]]
 class Ingress:
     """Listens from start() to stop()."""
 
-    def __init__(self, name: str, replica_for: ReplicaFor, idle_seconds: float) -> None:
+    def __init__(self, name: str, replica_for: ReplicaFor, idle_seconds: float, switch: FaultSwitch) -> None:
         self._name = name
+        self._switch = switch
         self._replica_for = replica_for
         self._idle_seconds = idle_seconds
         self._runners: list[web.AppRunner] = []
@@ -68,7 +73,7 @@ class Ingress:
         )
         for listener, tls_context in ((tls, context), (page, None)):
             application = web.Application(client_max_size=0)
-            application.router.add_route("*", "/{path:.*}", self._handle)
+            application.router.add_route("*", "/{path:.*}", self._through_the_switch)
             # A client that leaves ends the handler, and with it the request to the replica.
             runner = web.AppRunner(
                 application, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=1.0
@@ -82,6 +87,16 @@ class Ingress:
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
         if self._client is not None:
             await self._client.close()
+
+    def refuse(self, request: web.Request, fault: Fault) -> web.StreamResponse:
+        """An error of the fault switch, as Envoy words it."""
+        answer = _text(fault.status, fault.message or _REFUSALS.get(fault.kind, _NO_UPSTREAM))
+        answer.headers.update(fault.headers)
+        return answer
+
+    async def _through_the_switch(self, request: web.Request) -> web.StreamResponse:
+        within = f"/{self._name}"
+        return await self._switch.through(request, faults.INGRESS, self, lambda: self._handle(request), within=within)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get(hdrs.UPGRADE):
