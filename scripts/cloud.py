@@ -53,8 +53,9 @@ KEY_VARIABLES = ("AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN")
 ACCOUNT_VARIABLE = "AZURE_STORAGE_ACCOUNT"
 """Where the Azure CLI, too, takes an account's key or signature from, and the account that they are for."""
 
-FILE_CONNECTIONS = 32
-"""How many connections to the file service are kept: as many as there are ever requests at once (scripts/upload.py)."""
+FILE_CONNECTIONS = 40
+"""How many connections to the file service are kept: for share.PARALLEL_REQUESTS, upload.PARALLEL_LARGE_FILES, and the
+lease that is renewed meanwhile."""
 
 # How the file client retries (the storage SDK's words), in seconds; its own first wait would be 15 s.
 FILE_RETRIES: dict[str, Any] = {"initial_backoff": 1, "increment_base": 2, "random_jitter_range": 1, "retry_total": 5}

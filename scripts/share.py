@@ -23,7 +23,7 @@ from scripts.errors import CloudError
 if TYPE_CHECKING:
     from scripts.cloud import ShareClient
 
-PARALLEL_REQUESTS = cloud.FILE_CONNECTIONS
+PARALLEL_REQUESTS = 32
 """Requests in flight at once; more makes small files no faster (docs/benchmarks.md, at 30 ms per request)."""
 
 RANGE_BYTES = 4 * 1024 * 1024

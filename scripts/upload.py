@@ -108,7 +108,7 @@ class _Upload:
 
         def copy(copied: Copy) -> None:
             try:
-                self._copy(copied)
+                self._copy(copied, requests)
             except CloudError as error:
                 if error.status is None:
                     raise
@@ -129,13 +129,14 @@ class _Upload:
                 if entry.bytes <= RANGE_BYTES:
                     requests.submit(entry.bytes, partial(self._send_small, self._sources[entry.path]))
 
-    def _copy(self, copied: Copy) -> None:
+    def _copy(self, copied: Copy, requests: _Requests) -> None:
         path = join(self._folder, copied.entry.path)
         target = self._share.get_file_client(path)
         with cloud.translated(f"copying {copied.source} to {path} on the share"):
             source = self._share.get_file_client(copied.source).url
             status = target.start_copy_from_url(source, metadata={HASH_METADATA: copied.entry.sha256})["copy_status"]
             while status == "pending":
+                requests.check()
                 time.sleep(_COPY_POLLING_SECONDS)
                 status = target.get_file_properties().copy.status
         if status != "success":
