@@ -75,6 +75,8 @@ class World:
     variables: dict[str, str]
     broken: set[str] = field(default_factory=set)
     """Releases that fail their proof when they are served."""
+    made: list[str] = field(default_factory=list)
+    """Ids of releases, for the tests to remember."""
     said: list[str] = field(default_factory=list)
     _open: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _until_closed: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
