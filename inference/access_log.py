@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from asgi import Application, Message, Receive, Scope, Send
-from auth import KEY_NAME
+from auth import API_PREFIX, KEY_NAME
 from engine import Generation, Stream
 
 log = logging.getLogger("access")
@@ -27,7 +27,7 @@ QUIET_PATHS = frozenset({"/health", "/ready", "/metrics"})
 """Asked every few seconds by machines; an answer that was to be expected has no line."""
 
 PAGE, NO_ROUTE = "page", "none"
-"""Routes that are no path: whatever the page is made of, and what was refused before anybody looked for its route."""
+"""Routes that are no path: whatever the page is made of, and what there is no route for."""
 
 _GENERATIONS = "inference.generations"
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -87,7 +87,7 @@ class Exchange:
 class AccessLog:
     """The layer around everything: gives each request an id (`x-request-id`) and tells of it when it has ended.
 
-    `routes` are the paths that are declared; `observe` is told every exchange, also those without a line.
+    `routes` are the paths of the API as they are declared; `observe` is told every exchange, also those without a line.
     """
 
     def __init__(self, application: Application, routes: Collection[str], observe: Callable[[Exchange], None]) -> None:
@@ -125,12 +125,13 @@ class AccessLog:
                 log.info("%s", exchange.line())
 
     def _route(self, scope: Scope) -> str:
-        declared = getattr(scope.get("route"), "path", None)
-        if declared in self._routes:
-            return str(declared)
-        if scope["path"] in ("/login", "/logout"):
-            return str(scope["path"])
-        return PAGE if "endpoint" in scope else NO_ROUTE
+        path, declared = str(scope["path"]), getattr(scope.get("route"), "path", None)
+        for each in (path, declared):
+            if each in self._routes:
+                return str(each)
+        if path in ("/login", "/logout"):
+            return path
+        return NO_ROUTE if path.startswith(API_PREFIX) or "endpoint" not in scope else PAGE
 
 
 def _request_id(scope: Scope) -> str:

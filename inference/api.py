@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from answers import About
 from api_errors import add_error_handlers, of_engine
+from asgi import Receive, Scope, Send
 from auth import AUTHENTICATED
 from chat import chat_routes
 from completions import completion_routes
@@ -18,7 +19,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from openapi import DescribedApi, documentation_page
 from protocol import ErrorBody, ModelEntry, ModelList
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import Match, Route
 
 __all__ = ["About", "create_api"]
 
@@ -85,14 +86,19 @@ def create_api(engine: Engine, about: About, expose: Callable[[str], tuple[bytes
     app.include_router(chat_routes(engine, about))
     app.include_router(completion_routes(engine, about))
 
-    @app.api_route(
-        "/v1/{rest:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"], include_in_schema=False
-    )
-    def nothing_here(rest: str, request: Request) -> None:
-        path_known = any(route.matches(request.scope)[0] == Match.PARTIAL for route in app.routes)
-        raise HTTPException(405 if path_known else 404)
-
+    app.router.routes.append(Route("/v1/{rest:path}", _NothingHere(app), include_in_schema=False))
     return app
+
+
+class _NothingHere:
+    """What no route of the API answers, by whatever method: otherwise the page would get it."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path_known = any(route.matches(scope)[0] == Match.PARTIAL for route in self._app.routes)
+        raise HTTPException(405 if path_known else 404)
 
 
 def _model_entry(name: str, about: About) -> ModelEntry:

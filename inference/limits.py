@@ -7,6 +7,7 @@ the engine's own limits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import Counter
@@ -31,12 +32,15 @@ class BodyLimit:
             return
         announced = next((value for name, value in scope["headers"] if name.lower() == b"content-length"), b"0")
         too_large = f"The body is larger than {self._largest} bytes."
+        deadline = time.monotonic() + self._seconds
         if announced.isdigit() and int(announced) > self._largest:
+            # Who asks before sending has the answer before; who sends anyway would not see it until all is sent.
+            if not any(name.lower() == b"expect" for name, _ in scope["headers"]):
+                await self._let_pass(receive, deadline)
             await answer_error(
                 send, 413, too_large, kind="invalid_request_error", code="body_too_large", headers=_CLOSE
             )
             return
-        deadline = time.monotonic() + self._seconds
         size, whole = 0, False
 
         async def counted() -> Message:
@@ -51,10 +55,18 @@ class BodyLimit:
             size += len(message.get("body", b""))
             whole = not message.get("more_body")
             if size > self._largest:
+                if not whole:
+                    await self._let_pass(receive, deadline)
                 raise HTTPException(413, too_large, {"connection": "close"})
             return message
 
         await self._application(scope, counted, send)
+
+    async def _let_pass(self, receive: Receive, deadline: float) -> None:
+        """Take in the rest of a body and keep nothing of it, for as long as a body may take."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            while (await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))).get("more_body"):
+                pass
 
 
 _CLOSE = [(b"connection", b"close")]

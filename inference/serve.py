@@ -27,7 +27,6 @@ from late_page import LatePage
 from limits import BodyLimit, KeyLimitLayer, KeyLimits
 from metrics import Metrics
 from settings import Settings, SettingsError, read_settings
-from starlette.routing import Route
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -82,7 +81,7 @@ async def _serve(settings: Settings) -> int:
     api.mount("/", page)
     in_time = BodyLimit(api, limits.max_body_bytes, limits.body_seconds)
     within_limits = KeyLimitLayer(in_time, KeyLimits(limits.key_concurrent, limits.key_requests_per_minute))
-    application = AccessLog(Gate(within_limits, settings.api_keys), _declared_paths(api), metrics.exchanged)
+    application = AccessLog(Gate(within_limits, settings.api_keys), api.openapi()["paths"], metrics.exchanged)
     server = _Server(
         uvicorn.Config(
             application,
@@ -108,10 +107,6 @@ async def _serve(settings: Settings) -> int:
     # At once: a thread that still loads the model or the page cannot be stopped, and Python would take seconds to put
     # torch away, while the platform waits for the end of this process.
     os._exit(0)
-
-
-def _declared_paths(api: FastAPI) -> list[str]:
-    return [route.path for route in api.routes if isinstance(route, Route)]
 
 
 def _loader(settings: Settings) -> Load:

@@ -86,14 +86,18 @@ def test_any_other_request_id_is_replaced(server: Server, given: str) -> None:
 def test_refusals_have_a_line_too(server: Server) -> None:
     unknown = httpx.get(server.address + "/v1/models", timeout=30)
     line = line_of(server, unknown.headers["x-request-id"])
-    assert (line["status"], line["key"], line["route"]) == (401, None, "none")
+    assert (line["status"], line["key"], line["route"]) == (401, None, "/v1/models")
     wrong = ask(server, {"max_tokens": 0})
     line = line_of(server, wrong.headers["x-request-id"])
     assert (line["status"], line["key"], line["route"]) == (400, "default", "/v1/chat/completions")
     assert "model" not in line
     lost = server.get("/v1/n%C3%B6%7F" + "o" * 500, headers=BEARER)
     line = line_of(server, lost.headers["x-request-id"])
-    assert (line["status"], line["route"], len(line["path"])) == (404, "/v1/{rest:path}", 200)
+    assert (line["status"], line["route"], len(line["path"])) == (404, "none", 200)
+    unknown = server.get("/v1/models/nobody", headers=BEARER)
+    assert line_of(server, unknown.headers["x-request-id"])["route"] == "/v1/models/{model}"
+    method = httpx.request("BREW", server.address + "/v1/coffee", headers=BEARER, timeout=30)
+    assert line_of(server, method.headers["x-request-id"])["route"] == "none"
 
 
 def test_probes_are_quiet(server: Server) -> None:

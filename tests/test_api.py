@@ -326,6 +326,8 @@ def test_a_body_that_is_too_large(server: Server) -> None:
         ("POST", "/v1/embeddings", 404),
         ("GET", "/v1/chat/completions", 405),
         ("PUT", "/v1/models", 405),
+        ("TRACE", "/v1/chat/completions", 405),
+        ("BREW", "/v1/coffee", 404),
     ],
 )
 def test_what_is_not_there(server: Server, method: str, path: str, status: int) -> None:

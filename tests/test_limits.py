@@ -234,6 +234,14 @@ def test_a_body_that_is_too_large(server: Server) -> None:
     answer = httpx.post(server.address + "/v1/chat/completions", content=chunks(), headers=BEARER, timeout=30)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
 
+    with socket_to(server) as connection:
+        connection.sendall(head("/v1/chat/completions", 3_000_000) + b"x" * 3_000_000)
+        assert read_all(connection).startswith(b"HTTP/1.1 413 "), "told, and not cut off while it sends"
+    with socket_to(server) as connection:
+        asks_first = head("/v1/chat/completions", 3_000_000).replace(b"Host", b"Expect: 100-continue\r\nHost")
+        connection.sendall(asks_first)
+        assert read_all(connection).startswith(b"HTTP/1.1 413 "), "before it has sent anything"
+
 
 # Time
 

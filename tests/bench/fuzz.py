@@ -206,7 +206,7 @@ class Fuzzer:
         self._count_answer(request.kind, str(status or "none"))
         if status is None:
             if request.leave == "never":
-                self.report.violated(f"{request.kind}: no answer: {_shown(request)}")
+                self.report.violated(f"{request.kind}: no answer ({answer[:50]!r}): {_shown(request)}")
             return
         expected = request.statuses is None or status in request.statuses
         if status >= 500 or not expected:
@@ -249,9 +249,11 @@ class Fuzzer:
 async def _read(reader: asyncio.StreamReader) -> bytes:
     """Until the server closes the connection."""
     parts = []
-    with contextlib.suppress(ConnectionError):
+    try:
         while part := await reader.read(65536):
             parts.append(part)
+    except ConnectionError as error:
+        parts.append(type(error).__name__.encode())
     return b"".join(parts)
 
 
