@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelFolderError, StoredTensor, shape_words
-from lora import BASE, AdaptedModel, LoraLinear, Selection, replace_modules
+from lora import AdaptedModel, LoraLinear, Selection, replace_modules
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from peft.utils.save_and_load import set_peft_model_state_dict
+from rows import BASE
 from settings import AdapterFolder
 from torch import nn
 from weights import WeightReader

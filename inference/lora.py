@@ -16,10 +16,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from rows import BASE
 from torch import nn
-
-BASE = "__base__"
-"""The model without an adapter, as PEFT calls it in a mixed batch."""
 
 
 class Selection:

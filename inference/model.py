@@ -24,10 +24,11 @@ from folders import (
     read_json,
     shape_words,
 )
-from lora import BASE, AdaptedModel
+from lora import AdaptedModel
 from machine import choose_device, choose_dtype, free_memory, use_processors
 from quantization import check as check_quantization
 from quantization import loading_config, quantize_on_cpu
+from rows import BASE
 from settings import AdapterFolder, Limits
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
@@ -110,7 +111,9 @@ def load(
     report("warming up", {"load_seconds": seconds})
     began = time.monotonic()
     context = min(limits.max_prompt_tokens + limits.max_new_tokens, _longest(config))
-    causal = Causal(adapted.module, config, on, tuple(adapted.names.values()), adapted.mixes)
+    causal = Causal(
+        adapted.module, config, on, tuple(adapted.names.values()), adapted.mixes, quantized=quantization != "none"
+    )
     batch = make_batch(causal, slots=limits.max_concurrent, context_tokens=context, memory_bytes=free_memory(on) // 2)
     numbers = str(chosen).removeprefix("torch.") + (f" with {quantization} layers" if quantization != "none" else "")
     description = (
@@ -153,10 +156,10 @@ def _load_base(
         arguments["device_map"] = {"": str(device)}
     try:
         made = _empty_model(folder)
-        made.config.name_or_path = str(folder)
         module, told = type(made).from_pretrained(
             None, config=made.config, state_dict=reader.lazy(tensors), **arguments
         )
+        module.name_or_path = str(folder)
         if (folder / "generation_config.json").is_file():
             module.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     except ModelFolderError:

@@ -39,6 +39,8 @@ class Causal:
     adapters: tuple[str, ...] = ()
     mixes_adapters: bool = True
     """Whether rows of one forward may use different adapters."""
+    quantized: bool = False
+    """Whether its layers round what goes through them: rows computed together then differ a little from rows alone."""
 
     @contextmanager
     def using(self, adapter: str) -> Iterator[None]:

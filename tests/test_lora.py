@@ -101,7 +101,7 @@ def peft_logits(share: Path) -> Callable[[str | None, int], Any]:
 
 def logits_of(adapted: Any, rows: list[str | None]) -> Any:
     import torch
-    from lora import BASE
+    from rows import BASE
 
     names = [BASE if name is None else adapted.names[name] for name in rows]
     with torch.inference_mode():
