@@ -423,6 +423,28 @@ async def test_delete_ends_everything(here: World) -> None:
     assert len(await here.revisions()) == 1
 
 
+async def test_a_change_that_goes_on_does_not_bring_a_deleted_app_back(here: World) -> None:
+    """The process takes a second to end, the change less; the next app of that name is a new one."""
+    body = app_body(container={"env": [{"name": "STUBBORN", "value": "1"}]}, terminationGracePeriodSeconds=1)
+    await here.put("containerApps", here.app_id(), body)
+    await here.running()
+    for change in ("patch", "stop"):
+        apps = here.type("containerApps")
+        if change == "patch":
+            going_on = await apps.patch(call(), here.app_id(), {"tags": {"a": "b"}})
+        else:
+            going_on = await apps.action(call(), here.app_id(), "stop", {})
+        deletion = await apps.delete(call(), here.app_id())
+        with pytest.raises(AzureError, match="ResourceNotFound"):
+            await here.ended(going_on)
+        await here.ended(deletion)
+        with pytest.raises(AzureError, match="ResourceNotFound"):
+            await here.app()
+        await here.put("containerApps", here.app_id(), body)
+        await here.running()
+        assert (await here.ask())["path"] == "/"
+
+
 async def test_the_apps_come_back_after_a_restart_of_the_stand_in(tmp_path: Path) -> None:
     """At the same addresses; an unfinished operation is finished; a scaled-down app starts at the next request."""
     async with world(tmp_path) as here:

@@ -265,7 +265,7 @@ class ContainerApps(ResourceType):
 
     async def _settle(self, resource_id: ResourceId) -> None:
         """Defaults, and a new revision if the template is another one. Succeeded does not mean that it is ready."""
-        await self._work()
+        await self._work(resource_id)
         document = self.document(resource_id)
         accepted = document["properties"]
         settled = documents.settled(accepted)
@@ -296,17 +296,22 @@ class ContainerApps(ResourceType):
             workload.start()
         workload.changed()
 
-    async def _work(self) -> None:
-        """The time that the service takes. It never ends once the stand-in stops: the next start begins anew."""
+    async def _work(self, resource_id: ResourceId) -> None:
+        """The time that the service takes. It never ends once the stand-in stops: the next start begins anew.
+
+        Raises AzureError when the app is gone by then, or is on its way: a change must not bring it back.
+        """
         await asyncio.sleep(self._pace.quick(_WORK_SECONDS))
         if self._closed:
             await asyncio.Event().wait()
+        if self.document(resource_id)["properties"]["provisioningState"] == DELETING:
+            raise AzureError(404, "ResourceNotFound", f"The container app '{resource_id.name}' is being deleted.")
 
     async def _switch(self, call: Call, resource_id: ResourceId, document: dict[str, Any], running: str) -> Answer:
         """start and stop: all replicas come back, or end."""
 
         async def switch() -> None:
-            await self._work()
+            await self._work(resource_id)
             try:
                 await self.cloud.faults.hinder(str(resource_id))
             except AzureError:
