@@ -26,6 +26,7 @@ from folders import (
 )
 from lora import AdaptedModel
 from machine import choose_device, choose_dtype, free_memory, use_processors
+from packed import pack
 from quantization import check as check_quantization
 from quantization import loading_config, quantize_on_cpu
 from rows import BASE
@@ -105,6 +106,8 @@ def load(
             )
         report("making the linear layers int8", {})
         quantize_on_cpu(module)
+    elif not adapters or isinstance(adapted.module, AdaptedModel):
+        pack(module)
     module.eval()
     seconds = time.monotonic() - began - reader.read_seconds
 
