@@ -62,7 +62,9 @@ async def test_a_second_replica_waits_for_a_second_gpu(here: World) -> None:
     assert refused(here)[0] == (
         "Maximum Allowed GPUs exceeded for the Managed Environment: ManagedEnvironmentConsumptionT4Gpus is limited to 1"
     )
-    assert sorted(each["properties"]["runningState"] for each in await here.replicas()) == ["NotRunning", "Running"]
+    replicas = [each["properties"] for each in await here.replicas()]
+    assert sorted(each["runningState"] for each in replicas) == ["NotRunning", "Running"]
+    assert [each["containers"][0]["restartCount"] for each in replicas] == [0, 0], "what never ran did not crash"
     usages = await used(here)
     assert usages["ManagedEnvironmentConsumptionT4Gpus"] == (1, 1)
     assert usages["ManagedEnvironmentConsumptionCores"] == (8, 100)

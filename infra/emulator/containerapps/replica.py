@@ -134,11 +134,11 @@ class Replica:
         back_off = 0.0
         try:
             while not self.stopping:
-                begun = time.monotonic()
+                begun, ran = time.monotonic(), True
                 try:
                     why = await self._run_container(self._scratch)
                 except CannotStart as problem:
-                    why = str(problem)
+                    why, ran = str(problem), False
                     self.without_room = problem.reason == NO_ROOM
                     self._show("Waiting", f"Container is waiting with reason: {problem.reason}.")
                     self._event(problem.reason, why, True)
@@ -148,7 +148,8 @@ class Replica:
                     why = "The stand-in failed; see its log."
                 if self.stopping:
                     break
-                self.restarts += 1
+                # A container that never ran, for want of room or of an image, has not been restarted either.
+                self.restarts += ran
                 if time.monotonic() - begun > self._pace.quick(_FORGET_SECONDS):
                     back_off = 0.0
                 self.problem = why
