@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Probabilities = npt.NDArray[np.float32]
 
+COLDEST = 1e-5
+"""Below this temperature a float32 could be 0, and nothing but the likeliest token comes up anyway."""
+
 BLOCK = 256
 """How many probabilities are added up at a time on the way to a drawn one."""
 
@@ -146,11 +149,13 @@ def _choose(scores: torch.Tensor, choices: Sequence[Choice]) -> list[int | None]
         choice.change(scores[row])
         if choice.constraint and choice.constraint.error:
             choice.error = choice.constraint.error
+        elif not bool(scores[row].max() > -torch.inf):
+            choice.error = "no token may come next"
     tokens = scores.argmax(dim=-1).tolist()
-    drawn = [row for row, choice in enumerate(choices) if choice.temperature > 0]
+    drawn = [row for row, choice in enumerate(choices) if choice.temperature > 0 and choice.error is None]
     if drawn:
-        temperatures = torch.tensor([choices[row].temperature for row in drawn], device=scores.device).unsqueeze(1)
-        # The largest becomes 0 before the division: large logits over a temperature next to 0 would be infinite.
+        temperatures = torch.tensor([[max(choices[row].temperature, COLDEST)] for row in drawn], device=scores.device)
+        # The largest becomes 0 before the division: large logits over a small temperature would be infinite.
         scores = (scores[drawn] - scores[drawn].amax(dim=-1, keepdim=True)) / temperatures
         for row, probabilities in zip(drawn, torch.softmax(scores, dim=-1).cpu().numpy(), strict=True):
             tokens[row] = _draw(probabilities, choices[row])
