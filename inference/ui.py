@@ -1,6 +1,6 @@
 """The page: a chat, and two models beside each other on one prompt, over the same engine interface as the API.
 
-Knows no torch and no key: auth.py has let the browser in.
+Knows no torch and no key, only its name: auth.py has let the browser in.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ import asyncio
 import html
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from auth import KEY_NAME
 from engine import Engine
 from fastapi import FastAPI
 from generation import ChatRequest, EngineFull, EngineNotReady, Finished, FinishReason, RequestRefused
+from limits import KeyLimitReached, KeyLimits
 from ui_style import STYLE, theme
 
 NOT_ANSWERED = "Not answered"
@@ -61,8 +63,23 @@ class Said:
         return " · ".join(words)
 
 
-async def answers(engine: Engine, request: ChatRequest) -> AsyncGenerator[Said, None]:
-    """The answer again and again as it grows; the last one is whole. Leaving the iterator stops the computing."""
+async def answers(
+    engine: Engine, request: ChatRequest, permit: AbstractContextManager[None]
+) -> AsyncGenerator[Said, None]:
+    """The answer again and again as it grows; the last one is whole. Leaving the iterator stops the computing.
+
+    `permit` is held meanwhile, or raises KeyLimitReached.
+    """
+    try:
+        with permit:
+            async with aclosing(_growing(engine, request)) as growing:
+                async for said in growing:
+                    yield said
+    except KeyLimitReached as reached:
+        yield Said(refused=str(reached))
+
+
+async def _growing(engine: Engine, request: ChatRequest) -> AsyncGenerator[Said, None]:
     began = time.monotonic()
     try:
         stream = await engine.submit(request)
@@ -89,23 +106,40 @@ async def answers(engine: Engine, request: ChatRequest) -> AsyncGenerator[Said, 
         stream.cancel()
 
 
-def build_page(engine: Engine, *, base: str, release: str) -> FastAPI:
+def build_page(engine: Engine, key_limits: KeyLimits, *, base: str, release: str) -> FastAPI:
     """An application with the page at "/"; its lifespan must be entered before the first request.
 
     base is the base model's name; it stands in the title with the release.
     """
 
+    def permit(browser: gr.Request) -> AbstractContextManager[None]:
+        """What is asked here counts for the key that the browser has signed in with."""
+        assert browser.request is not None
+        return key_limits.request(str(browser.request.scope.get(KEY_NAME)))
+
     async def chat(
-        message: str, history: list[dict[str, Any]], model: str, system: str, temperature: float, max_tokens: float
+        message: str,
+        history: list[dict[str, Any]],
+        model: str,
+        system: str,
+        temperature: float,
+        max_tokens: float,
+        browser: gr.Request,
     ) -> AsyncIterator[tuple[str | dict[str, Any], str]]:
         messages = [*conversation(history, system or ""), {"role": "user", "content": message}]
         request = ChatRequest(messages, model=model, max_tokens=int(max_tokens), temperature=temperature)
-        async with aclosing(answers(engine, request)) as growing:
+        async with aclosing(answers(engine, request, permit(browser))) as growing:
             async for said in growing:
                 yield said.text if said.refused is None else _not_answered(said.refused), said.pace
 
     async def compare(
-        prompt: str, left: str, right: str, system: str, temperature: float, max_tokens: float
+        prompt: str,
+        left: str,
+        right: str,
+        system: str,
+        temperature: float,
+        max_tokens: float,
+        browser: gr.Request,
     ) -> AsyncIterator[tuple[str, str, str, str]]:
         messages = [*conversation([], system or ""), {"role": "user", "content": prompt}]
         latest = [Said(), Said()]
@@ -113,7 +147,7 @@ def build_page(engine: Engine, *, base: str, release: str) -> FastAPI:
 
         async def follow(side: int, model: str) -> None:
             request = ChatRequest(messages, model=model, max_tokens=int(max_tokens), temperature=temperature)
-            async with aclosing(answers(engine, request)) as growing:
+            async with aclosing(answers(engine, request, permit(browser))) as growing:
                 async for said in growing:
                     latest[side] = said
                     news.set()
@@ -221,7 +255,13 @@ def _compare_tab(engine: Engine, compare: Any, settings: list[Any]) -> None:
                 choices.append(_model_choice(engine, chosen, f"{side}-model"))
                 # Plain, so that what differs is what the models said, white space included.
                 said = gr.Textbox(
-                    show_label=False, interactive=False, lines=6, max_lines=24, buttons=["copy"], elem_id=f"{side}-said"
+                    label="Answer",
+                    show_label=False,
+                    container=False,
+                    interactive=False,
+                    lines=6,
+                    max_lines=24,
+                    elem_id=f"{side}-said",
                 )
                 outputs += [said, gr.HTML("", elem_id=f"{side}-pace", elem_classes="pace")]
     begun = prompt.submit(

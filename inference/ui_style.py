@@ -22,6 +22,7 @@ STYLE = """
 .pace { min-height: 1.4rem; font-size: .85rem; color: var(--body-text-color-subdued);
         font-variant-numeric: tabular-nums; }
 .gradio-container .side { gap: .5rem; }
+.gradio-container .side textarea { -webkit-text-fill-color: currentcolor; opacity: 1; }
 footer { display: none !important; }
 @media (max-width: 600px) {
   .gradio-container .main { padding: .75rem !important; }
