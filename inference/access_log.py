@@ -34,9 +34,9 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _LONGEST_PATH = 200
 
 
-def note(scope: Scope, stream: Stream) -> None:
-    """The request of this scope has begun to compute an answer (several, when it asked for several)."""
-    scope.setdefault(_GENERATIONS, []).extend(stream.generations)
+def note(scope: Scope, stream: Stream, answers_per_prompt: int) -> None:
+    """The request of this scope has begun to compute its answers."""
+    scope[_GENERATIONS] = stream.generations, answers_per_prompt
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Exchange:
     began: float
     ended: float
     generations: Sequence[Generation] = ()
+    """One of each answer."""
+    answers_per_prompt: int = 1
 
     def line(self) -> str:
         """The line of JSON."""
@@ -72,11 +74,12 @@ class Exchange:
             first = [each.first_token for each in self.generations if each.first_token is not None]
             # What has no reason yet was left by its caller a moment ago.
             reasons = {each.reason or "cancelled" for each in self.generations}
+            prompts = self.generations[:: self.answers_per_prompt]
             told |= {
                 "model": self.generations[0].model,
                 "choices": len(self.generations),
-                "prompt_tokens": self.generations[0].prompt_tokens,
-                "cached_tokens": self.generations[0].reused_tokens,
+                "prompt_tokens": sum(each.prompt_tokens for each in prompts),
+                "cached_tokens": sum(each.reused_tokens for each in prompts),
                 "completion_tokens": sum(each.completion_tokens for each in self.generations),
                 "ttft_seconds": round(min(first) - self.began, 4) if first else None,
                 "finish_reason": ",".join(sorted(reasons)),
@@ -118,7 +121,7 @@ class AccessLog:
                 status,
                 began,
                 time.monotonic(),
-                scope.get(_GENERATIONS, ()),
+                *scope.get(_GENERATIONS, ()),
             )
             self._observe(exchange)
             if scope["path"] not in QUIET_PATHS or status not in (200, 503):

@@ -52,7 +52,7 @@ async def submit(
         raise of_engine(refused) from None
     except (EngineFull, EngineNotReady) as error:
         raise of_engine(error) from None
-    note(request.scope, stream)
+    note(request.scope, stream, asked.n)
     return stream
 
 

@@ -33,18 +33,18 @@ class Metrics(Observer):
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         model = ("model",)
-        self._waiting = Gauge("inference_requests_waiting", "Requests that wait for a slot", model, registry=registry)
-        self._running = Gauge("inference_requests_running", "Requests that are computed", model, registry=registry)
+        self._waiting = Gauge("inference_requests_waiting", "Answers that wait for a slot", model, registry=registry)
+        self._running = Gauge("inference_requests_running", "Answers that are computed", model, registry=registry)
         self._finished = Counter(
             "inference_requests_finished",
-            "Requests that have ended, by the reason: stop, length, tool_calls, cancelled, timeout, error",
+            "Answers that have ended, by the reason: stop, length, tool_calls, cancelled, timeout, error",
             ("model", "finish_reason"),
             registry=registry,
         )
-        self._prompt = Counter("inference_prompt_tokens", "Tokens of prompts", model, registry=registry)
+        self._prompt = Counter("inference_prompt_tokens", "Tokens of the answers' prompts", model, registry=registry)
         self._cached = Counter(
             "inference_cached_prompt_tokens",
-            "Tokens of prompts that were in the cache and not computed again",
+            "Tokens of the answers' prompts that were in the cache and not computed again",
             model,
             registry=registry,
         )

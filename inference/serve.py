@@ -77,11 +77,12 @@ async def _serve(settings: Settings) -> int:
     metrics.watch(engine, settings.release)
     about = About(settings.release, settings.created, settings.keep_alive_seconds)
     api = create_api(engine, about, metrics.expose)
-    page = LatePage(engine, _page_builder(settings, engine))
+    key_limits = KeyLimits(limits.key_concurrent, limits.key_requests_per_minute)
+    page = LatePage(engine, _page_builder(settings, engine, key_limits))
     api.mount("/", page)
     in_time = BodyLimit(api, limits.max_body_bytes, limits.body_seconds)
-    within_limits = KeyLimitLayer(in_time, KeyLimits(limits.key_concurrent, limits.key_requests_per_minute))
-    application = AccessLog(Gate(within_limits, settings.api_keys), api.openapi()["paths"], metrics.exchanged)
+    gate = Gate(KeyLimitLayer(in_time, key_limits), settings.api_keys)
+    application = AccessLog(gate, api.openapi()["paths"], metrics.exchanged)
     server = _Server(
         uvicorn.Config(
             application,
@@ -152,11 +153,11 @@ def _ledger_words(ledger: dict[str, float]) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
-def _page_builder(settings: Settings, engine: Engine) -> Callable[[], FastAPI]:
+def _page_builder(settings: Settings, engine: Engine, key_limits: KeyLimits) -> Callable[[], FastAPI]:
     def build() -> FastAPI:
         import ui
 
-        return ui.build_page(engine, base=settings.base_name, release=settings.release)
+        return ui.build_page(engine, key_limits, base=settings.base_name, release=settings.release)
 
     return build
 

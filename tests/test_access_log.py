@@ -58,6 +58,15 @@ def test_what_a_line_tells_of_an_answer(server: Server, stream: bool) -> None:
         assert line["completion_tokens"] == answer.json()["usage"]["completion_tokens"]
 
 
+def test_several_answers_count_their_prompt_once(server: Server) -> None:
+    body = {"prompt": ["the fox", "a dog"], "n": 2, "max_tokens": 3, "model": "default"}
+    answer = httpx.post(server.address + "/v1/completions", json=body, headers=BEARER, timeout=30)
+    line, usage = line_of(server, answer.headers["x-request-id"]), answer.json()["usage"]
+    assert line["choices"] == 4
+    assert line["prompt_tokens"] == usage["prompt_tokens"]
+    assert line["completion_tokens"] == usage["completion_tokens"]
+
+
 def test_neither_a_prompt_nor_a_key_is_in_the_log(server: Server) -> None:
     ask(server)
     ask(server, {"model": "secret-model"})

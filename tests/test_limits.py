@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import gradio_client  # type: ignore[import-untyped]
 import httpx
 import openai
 import pytest
@@ -110,6 +111,14 @@ def test_a_metered_key_is_told_when_to_come_again(server: Server) -> None:
     with pytest.raises(openai.RateLimitError):
         for _ in range(2):
             client.chat.completions.create(model="default", messages=[{"role": "user", "content": "fox"}], max_tokens=1)
+
+
+def test_the_page_counts_for_its_key_too(server: Server) -> None:
+    server.wait_for_page()
+    headers = {"Authorization": f"Bearer {MORE_KEYS['metered']}"}
+    client = gradio_client.Client(server.address, headers=headers, verbose=False)
+    shown = [str(client.predict("fox", "default", "", 0, 2, api_name="/chat")) for _ in range(5)]
+    assert any("The key `metered` may send 3 requests per minute" in each for each in shown)
 
 
 def test_a_key_that_may_run_one_request(server: Server) -> None:

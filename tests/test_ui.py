@@ -18,12 +18,14 @@ import uvicorn
 from engine import Engine, Report
 from generation import EngineLimits
 from gradio_client.exceptions import AuthenticationError  # type: ignore[import-untyped]
+from limits import KeyLimits
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
+from settings import PerKey
 from ui import NOT_ANSWERED, build_page, conversation
 
 from tests.fixtures_inference import BEARER, KEY, LIMITS, Server, TinyModel, free_port, server, tiny_model
@@ -98,7 +100,7 @@ def paced(tiny_model: TinyModel) -> Iterator[PacedPage]:
     engine.start()
     engine.wait_until_loaded()
     assert engine.state.status == "ready", engine.state.error
-    page = build_page(engine, base="tiny-base", release="paced")
+    page = build_page(engine, KeyLimits(PerKey(), PerKey()), base="tiny-base", release="paced")
     port = free_port()
     served = uvicorn.Server(
         uvicorn.Config(page, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=1)
