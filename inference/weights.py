@@ -48,8 +48,15 @@ Told = Callable[[int, float], None]
 class WeightReader:
     """Reads stored tensors; a context, at whose end its threads and files are closed."""
 
-    def __init__(self, told: Told, *, readers: int = READERS, block_bytes: int = BLOCK_BYTES) -> None:
-        self._told, self._block_bytes = told, block_bytes
+    def __init__(
+        self,
+        told: Told,
+        *,
+        readers: int = READERS,
+        block_bytes: int = BLOCK_BYTES,
+        told_every_seconds: float = 1.0,
+    ) -> None:
+        self._told, self._block_bytes, self._told_every_seconds = told, block_bytes, told_every_seconds
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="weights")
         self._files: dict[Path, int] = {}
         self._lock = threading.Lock()
@@ -111,7 +118,7 @@ class WeightReader:
             return self._files[file]
 
     def _count(self, done: int, under_way: int) -> None:
-        """Add to what is known; tell it about once a second."""
+        """Add to what is known, and tell it now and then."""
         now = time.monotonic()
         with self._lock:
             if under_way > 0 and not self._under_way:
@@ -120,7 +127,7 @@ class WeightReader:
             self.read_bytes += done
             if under_way < 0 and not self._under_way:
                 self.read_seconds += now - self._began
-            tell = done > 0 and now - self._told_at > 1
+            tell = done > 0 and now - self._told_at >= self._told_every_seconds
             if tell:
                 self._told_at = now
             read_bytes, seconds = self.read_bytes, self.read_seconds + (now - self._began if self._under_way else 0.0)

@@ -264,14 +264,31 @@ def test_adapter_names_with_dots_and_slashes(tiny_model: TinyModel) -> None:
     assert set(loaded.adapters) == {"v1.2", "__base__", "tiny-base"}
 
 
-@pytest.mark.parametrize(
-    ("allowed", "quota", "expected"),
-    [(8, "", 8), (8, "max 100000", 8), (8, "200000 100000", 2), (8, "50000 100000", 1), (2, "400000 100000", 2)],
-)
-def test_threads_are_what_the_container_may_use(allowed: int, quota: str, expected: int) -> None:
-    import machine
+def test_int8_layers_with_adapters(tiny_model: TinyModel) -> None:
+    """Nearly the same numbers, in rows of different adapters; the output layer is not touched."""
+    import torch
 
-    assert machine.processors(allowed, quota) == expected
+    plain, _ = load(tiny_model)
+    loaded, told = load(tiny_model, quantization="int8")
+    assert "2 adapters, cpu, float32 with int8 layers, 6 requests at once (slots)" in loaded.description
+    assert "making the linear layers int8" in [phase for phase, _ in told]
+    tokens = torch.tensor([[5, 9, 2, 11]] * 3)
+    names = [loaded.adapters[name] for name in ("default", "other", "tiny-base")]
+    with torch.inference_mode():
+        expected, found = (
+            each.batch.model.module(input_ids=tokens, adapter_names=names).logits for each in (plain, loaded)
+        )
+    assert type(loaded.batch.model.module.get_output_embeddings()) is torch.nn.Linear
+    off = [float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True)]
+    assert 0 < max(off) < 0.1
+    # Rows of different adapters differ by more than the rounding.
+    assert float((expected[0] - expected[1]).norm() / expected[0].norm()) > 3 * max(off)
+
+
+def test_what_is_asked_for_and_cannot_be_had(tiny_model: TinyModel) -> None:
+    assert "INFERENCE_DTYPE is float16 on a CPU" in reason(tiny_model, dtype="float16")
+    assert "INFERENCE_QUANTIZATION is int4 on a CPU" in reason(tiny_model, quantization="int4")
+    assert "INFERENCE_MERGE is on, and there are 2 adapters" in reason(tiny_model, merge="on")
 
 
 def test_a_device_that_is_not_there(tiny_model: TinyModel) -> None:

@@ -121,6 +121,19 @@ def test_open_at_once_failing_with_a_reason_ending_in_order(tiny_model: TinyMode
         started.end()
 
 
+def test_a_stop_while_the_model_loads(tiny_model: TinyModel, tmp_path: Path) -> None:
+    started = start_server(tmp_path, environment_for(tiny_model, free_port(), INFERENCE_WAIT_SECONDS="41"))
+    try:
+        started.wait_for_port()
+        said = started.get("/ready", headers=BEARER).json()
+        assert (said["status"], said["ledger"]["wait_seconds"]) == ("loading", 41)
+        assert started.stop() == 0
+        assert started.log().splitlines()[-1].endswith("ended")
+        assert "Traceback" not in started.log()
+    finally:
+        started.end()
+
+
 def test_settings_that_cannot_be_used() -> None:
     ended = subprocess.run(
         [sys.executable, "serve.py"],

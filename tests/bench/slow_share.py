@@ -33,6 +33,9 @@ ASYNC_READ, MAX_PAGES = 1 << 0, 1 << 22
 LARGEST_READ_BYTES = 1024 * 1024
 """What one request may ask for: Azure Files' SMB server allows 1 MiB (and the Linux client asks for as much)."""
 
+LARGEST_WRITE_BYTES = 4096
+"""Nothing is written, and the room for a request must hold as much."""
+
 READ_AHEAD_BYTES = 2 * LARGEST_READ_BYTES
 """How far the kernel reads ahead of one reader, and around a page of a mapped file: what its SMB client sets
 (fs/smb/client/cifsfs.c: twice the size of a request)."""
@@ -105,7 +108,7 @@ class SlowShare:
         if opcode == INIT:
             major, minor, *_ = struct.unpack_from("<II", body)
             pages, flags = LARGEST_READ_BYTES // 4096, ASYNC_READ | MAX_PAGES
-            limits = (READ_AHEAD_BYTES, flags, 64, 48, LARGEST_READ_BYTES, 1, pages, 0, 0)
+            limits = (READ_AHEAD_BYTES, flags, 64, 48, LARGEST_WRITE_BYTES, 1, pages, 0, 0)
             return struct.pack("<IIIIHHIIHHI28x", major, min(minor, 31), *limits)
         if opcode in (FLUSH, RELEASE, RELEASEDIR, DESTROY):
             return b""

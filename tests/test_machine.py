@@ -1,0 +1,63 @@
+"""What is chosen for a machine, and what is refused with its reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+def chosen(
+    asked: str = "auto", *, stored: str | None = None, quantization: str = "none"
+) -> tuple[str, dict[str, float]]:
+    import machine
+    import torch
+
+    config: dict[str, Any] = {} if stored is None else {"dtype": stored}
+    ledger: dict[str, float] = {}
+    dtype = machine.choose_dtype(asked, torch.device("cpu"), quantization, config, ledger)
+    return str(dtype).removeprefix("torch."), ledger
+
+
+def test_the_number_format_on_a_cpu() -> None:
+    assert chosen() == ("float32", {})
+    assert chosen(stored="float32") == ("float32", {}), "nothing is rounded that nobody asked to round"
+    assert chosen("bfloat16", stored="float32") == ("bfloat16", {})
+    assert chosen("float32", stored="bfloat16") == ("float32", {})
+    assert chosen(stored="bfloat16", quantization="int8") == ("float32", {})
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float16"])
+def test_sixteen_bits_where_this_machine_is_quick_at_them(stored: str) -> None:
+    import machine
+
+    dtype, ledger = chosen(stored=stored)
+    assert dtype == ("bfloat16" if ledger["bfloat16_speedup"] > machine.CLEARLY_QUICKER else "float32")
+
+
+def test_formats_that_a_cpu_does_not_do() -> None:
+    with pytest.raises(ValueError, match="INFERENCE_DTYPE is float16 on a CPU, which computes it more slowly"):
+        chosen("float16")
+    with pytest.raises(ValueError, match="INFERENCE_DTYPE is bfloat16 with INFERENCE_QUANTIZATION int8"):
+        chosen("bfloat16", quantization="int8")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "quota", "expected"),
+    [(8, "", 8), (8, "max 100000", 8), (8, "200000 100000", 2), (8, "50000 100000", 1), (2, "400000 100000", 2)],
+)
+def test_threads_are_what_the_container_may_use(allowed: int, quota: str, expected: int) -> None:
+    import machine
+
+    assert machine.processors(allowed, quota) == expected
+
+
+def test_quantization_that_a_device_does_not_do() -> None:
+    import quantization
+    import torch
+
+    with pytest.raises(ValueError, match="INFERENCE_QUANTIZATION is int4 on a CPU"):
+        quantization.check("int4", torch.device("cpu"))
+    quantization.check("int8", torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"bitsandbytes is not installed: start the replica by start\.sh"):
+        quantization.check("int4", torch.device("cuda"))
