@@ -125,7 +125,9 @@ def test_a_stop_while_the_model_loads(tiny_model: TinyModel, tmp_path: Path) -> 
     started = start_server(tmp_path, environment_for(tiny_model, free_port(), INFERENCE_WAIT_SECONDS="41"))
     try:
         started.wait_for_port()
-        said = started.get("/ready", headers=BEARER).json()
+        deadline = time.monotonic() + 30
+        while (said := started.get("/ready", headers=BEARER).json())["phase"] == "starting":
+            assert time.monotonic() < deadline
         assert (said["status"], said["ledger"]["wait_seconds"]) == ("loading", 41)
         assert started.stop() == 0
         assert started.log().splitlines()[-1].endswith("ended")
