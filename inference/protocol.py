@@ -193,6 +193,8 @@ def first_problem(errors: Sequence[dict[str, Any]]) -> ErrorDetail:
     elif kind == "missing":
         subject = f"you must provide `{parameter}`" if parameter else "the body must be a JSON object"
         message, code = f"Missing required parameter: {subject}.", "missing_required_parameter"
+    elif kind == "model_attributes_type" and not parameter:
+        message, code = "The body must be a JSON object, sent with content-type: application/json.", "invalid_body"
     elif any(name in NOT_SERVED for name in names):
         message, code = f"`{parameter}` is not supported by this server with this value.", "unsupported_parameter"
     else:

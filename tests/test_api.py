@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import time
 from typing import Any
@@ -12,7 +13,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
-from tests.fixtures_inference import BEARER, KEY, Server, server, tiny_model
+from tests.fixtures_inference import BEARER, KEY, Server, make_tokenizer, server, tiny_model
 
 __all__ = ["server", "tiny_model"]
 
@@ -151,6 +152,158 @@ def test_an_unknown_model(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="nobody", messages=QUESTION)
     assert refused.value.code == "model_not_found"
     assert "default, other, tiny-base" in str(refused.value)
+
+
+# Plain completions
+
+
+def test_completions_of_text_and_of_tokens(client: openai.OpenAI) -> None:
+    text = client.completions.create(model="default", prompt="the quick", temperature=0, max_tokens=8)
+    assert text.object == "text_completion"
+    assert text.usage is not None
+    assert (text.usage.completion_tokens, text.choices[0].finish_reason) == (8, "length")
+    tokens = make_tokenizer()("the quick")["input_ids"]
+    assert text.usage.prompt_tokens == len(tokens), "a prompt is taken as it is, without a template"
+    several = client.completions.create(
+        model="default", prompt=[tokens, [3, 5]], temperature=0, max_tokens=8, n=2, echo=True
+    )
+    assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
+    assert [choice.text for choice in several.choices[:2]] == ["the quick" + text.choices[0].text] * 2
+    assert several.usage is not None
+    assert several.usage.prompt_tokens == len(tokens) + 2, "each prompt counts once"
+    default = client.completions.create(model="default", prompt="the", temperature=0, logit_bias={"1": -100})
+    assert default.usage is not None
+    assert default.usage.completion_tokens == 16, "OpenAI's default"
+
+
+def test_a_stream_of_completions(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "other", "prompt": ["the fox", "a dog"], "temperature": 0, "max_tokens": 9}
+    whole = client.completions.create(**asked, echo=True)
+    stream = client.completions.create(**asked, echo=True, stream=True, stream_options={"include_usage": True})
+    texts, reasons, usages = ["", ""], ["", ""], []
+    for chunk in stream:
+        usages.append(chunk.usage)
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+            reasons[choice.index] = choice.finish_reason or reasons[choice.index]
+    assert texts == [choice.text for choice in whole.choices]
+    assert reasons == [choice.finish_reason for choice in whole.choices]
+    assert usages[-1] is not None and whole.usage is not None
+    assert usages[-1].total_tokens == whole.usage.total_tokens
+    assert usages[:-1] == [None] * (len(usages) - 1)
+
+
+def test_log_probabilities_in_both_forms(client: openai.OpenAI) -> None:
+    plain = client.completions.create(
+        model="default", prompt="日本 the fox", temperature=0, max_tokens=12, logprobs=3, logit_bias={"1": -100}
+    )
+    told = plain.choices[0].logprobs
+    assert told is not None and told.token_logprobs and told.tokens and told.top_logprobs and told.text_offset
+    assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == 12
+    for token, logprob, likeliest in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
+        assert len(likeliest) <= 3
+        if token != "<|end|>" and token in likeliest:
+            assert logprob == pytest.approx(likeliest[token])
+        assert sum(math.exp(value) for value in likeliest.values()) <= 1 + 1e-6
+    assert told.text_offset[0] == 0
+    assert told.text_offset == sorted(told.text_offset)
+
+    asked: dict[str, Any] = {"model": "default", "messages": QUESTION, "temperature": 0, "max_tokens": 12}
+    chat = client.chat.completions.create(**asked, logprobs=True, top_logprobs=2)
+    choice = chat.choices[0]
+    assert choice.logprobs is not None and choice.logprobs.content is not None
+    written = b"".join(bytes(token.bytes or ()) for token in choice.logprobs.content)
+    assert written.decode(errors="replace").startswith((choice.message.content or "")[:5])
+    for token in choice.logprobs.content:
+        assert [each.logprob for each in token.top_logprobs] == sorted(
+            (each.logprob for each in token.top_logprobs), reverse=True
+        )
+        assert token.logprob == pytest.approx(token.top_logprobs[0].logprob), "a greedy answer takes the likeliest"
+    streamed = [
+        token.logprob
+        for chunk in client.chat.completions.create(**asked, logprobs=True, stream=True)
+        if chunk.choices and chunk.choices[0].logprobs
+        for token in chunk.choices[0].logprobs.content or ()
+    ]
+    assert streamed == pytest.approx([token.logprob for token in choice.logprobs.content], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "parameter", "code"),
+    [
+        ({"prompt": None}, "prompt", "invalid_value"),
+        ({"prompt": []}, "prompt", "invalid_value"),
+        ({"prompt": ""}, "prompt", "context_length_exceeded"),
+        ({"prompt": [[]]}, "prompt[0]", "invalid_value"),
+        ({"prompt": ["fox", 5]}, "prompt", "invalid_value"),
+        ({"prompt": [-1]}, "prompt[0][0]", "invalid_value"),
+        ({"prompt": [3, 99999]}, "prompt", "invalid_value"),
+        ({"prompt": [3, True]}, "prompt[0][1]", "invalid_value"),
+        ({"prompt": "\ud800"}, "prompt[0]", "invalid_value"),
+        ({"prompt": "fox " * 900}, "prompt", "context_length_exceeded"),
+        ({"prompt": ["fox"] * 200}, "n", "invalid_value"),
+        ({"echo": True, "logprobs": 1}, "echo", "unsupported_parameter"),
+        ({"logprobs": 6}, "logprobs", "invalid_value"),
+        ({"best_of": 2}, "best_of", "unsupported_parameter"),
+        ({"suffix": "end"}, "suffix", "unsupported_parameter"),
+        ({"messages": []}, "messages", "unknown_parameter"),
+    ],
+)
+def test_a_bad_completion(server: Server, change: dict[str, Any], parameter: str, code: str) -> None:
+    body = {"prompt": "the fox", "max_tokens": 2} | change
+    headers = {**BEARER, "content-type": "application/json"}
+    answer = httpx.post(server.address + "/v1/completions", content=json.dumps(body), headers=headers, timeout=30)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["code"]) == (400, parameter, code), error
+
+
+# Several answers, and how they are chosen
+
+
+def test_several_answers_of_one_prompt(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "default", "messages": QUESTION, "temperature": 1.3, "max_tokens": 10, "n": 3}
+    whole = client.chat.completions.create(**asked, seed=5)
+    texts = [choice.message.content for choice in whole.choices]
+    assert len(set(texts)) == 3, "each draws numbers of its own"
+    one = client.chat.completions.create(**asked | {"n": 1}, seed=5)
+    assert one.choices[0].message.content == texts[0], "and the first is the one that comes alone"
+    assert whole.usage is not None and one.usage is not None
+    assert whole.usage.prompt_tokens == one.usage.prompt_tokens
+    assert whole.usage.completion_tokens > one.usage.completion_tokens
+    streamed = ["", "", ""]
+    reasons = set()
+    for chunk in client.chat.completions.create(**asked, seed=5, stream=True):
+        streamed[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+        reasons.add((chunk.choices[0].index, chunk.choices[0].finish_reason))
+    assert streamed == texts
+    assert {(number, choice.finish_reason) for number, choice in enumerate(whole.choices)} < reasons
+
+
+def test_tokens_that_were_computed_before_are_told(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "other", "temperature": 0, "max_tokens": 2}
+    question: Any = [{"role": "user", "content": "count the brown dog and the fox " * 4}]
+    client.chat.completions.create(messages=question, **asked)
+    again = client.chat.completions.create(messages=question, **asked)
+    assert again.usage is not None and again.usage.prompt_tokens_details is not None
+    assert again.usage.prompt_tokens - 20 < (again.usage.prompt_tokens_details.cached_tokens or 0)
+    assert (again.usage.prompt_tokens_details.cached_tokens or 0) < again.usage.prompt_tokens
+
+
+def test_what_changes_the_choice(client: openai.OpenAI) -> None:
+    def ask(**changes: Any) -> str:
+        ask_: Any = client.chat.completions.create
+        answer = ask_(model="default", messages=QUESTION, max_tokens=24, **{"temperature": 0} | changes)
+        return str(answer.choices[0].message.content)
+
+    greedy = ask()
+    assert ask(temperature=2, extra_body={"top_k": 1}) == greedy
+    assert ask(temperature=2, extra_body={"min_p": 1}) == greedy
+    assert ask(temperature=2, top_p=0) == greedy
+    assert ask(temperature=2, seed=1) != greedy
+    fox = make_tokenizer()(" fox")["input_ids"][0]
+    assert " fox fox fox" in ask(logit_bias={str(fox): 100})
+    for penalty in ({"frequency_penalty": 2}, {"presence_penalty": 2}, {"extra_body": {"repetition_penalty": 3}}):
+        assert ask(logit_bias={str(fox): 1}, **penalty) != greedy
 
 
 # Bad requests: each is refused by name, in OpenAI's form, and the next one is answered
