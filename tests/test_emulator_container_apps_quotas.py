@@ -91,13 +91,22 @@ async def test_a_new_revision_waits_for_the_gpu_of_the_old_one(here: World) -> N
 
 
 async def test_a_restart_takes_the_gpu_of_what_it_replaces(here: World) -> None:
-    """With a quota of one, too."""
-    await here.put("containerApps", here.app_id(), on_gpu())
+    """With a quota of one, too; and once it has the room, the revision is not called failed while it starts."""
+    await here.put("containerApps", here.app_id(), on_gpu(container={"env": [{"name": "READY_AFTER", "value": "2"}]}))
     await here.running()
     old = (await here.ask())["pid"]
     (revision,) = await here.revisions()
     resource_id = here.app_id().child("revisions", revision["name"])
+    before = {each["name"] for each in await here.replicas()}
     await here.type("containerApps/revisions").action(call(), resource_id, "restart", None)
+
+    async def starting() -> bool:
+        new = [each for each in await here.replicas() if each["name"] not in before]
+        return any(each["properties"]["containers"][0]["runningState"] == "Running" for each in new)
+
+    await here.until(starting)
+    assert refused(here)
+    assert (await here.revision())["healthState"] != "Unhealthy"
 
     async def restarted() -> bool:
         async with here.http() as client, client.get(await here.endpoint()) as response:

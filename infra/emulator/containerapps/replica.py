@@ -169,6 +169,9 @@ class Replica:
         self.exit_code = None
         self.port = ports.free()
         launch = self.orders.launch(self.port, scratch)
+        if self.without_room:
+            # What it had no room for begins now, and is not in trouble any more.
+            self.crashing, self.problem = False, None
         self.placed, self.without_room = True, False
         supervisor = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -197,7 +197,8 @@ def state(revision: Revision, live: LiveRevision | None) -> dict[str, Any]:
         return _states(health, "Provisioned", "Deprovisioning")
     if not live.live:
         return _states(health, "Provisioned", "ScaledToZero" if revision.ready_once else "Processing")
-    if live.activating or not revision.ready_once:
+    restarting = not any(replica.started or replica.restarts for replica in live.current)
+    if live.activating or restarting or not revision.ready_once:
         running = "Activating" if any(replica.container_id for replica in live.live) else "Processing"
         return _states("None", "Provisioned", running)
     return _states("Unhealthy", "Provisioned", "Degraded")
