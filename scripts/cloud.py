@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import ssl
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from azure.mgmt.resource.deployments import DeploymentsMgmtClient
     from azure.mgmt.resource.resources import ResourceManagementClient
     from azure.mgmt.storage import StorageManagementClient
-    from azure.storage.fileshare import ContentSettings
+    from azure.storage.fileshare import ContentSettings, ExponentialRetry
     from azure.storage.fileshare import ShareClient as ShareClient
     from azure.storage.fileshare import ShareFileClient as ShareFileClient
 
@@ -57,8 +58,7 @@ FILE_CONNECTIONS = 40
 """How many connections to the file service are kept: for share.PARALLEL_REQUESTS, upload.PARALLEL_LARGE_FILES, and the
 lease that is renewed meanwhile."""
 
-# How the file client retries (the storage SDK's words), in seconds; its own first wait would be 15 s.
-FILE_RETRIES: dict[str, Any] = {"initial_backoff": 1, "increment_base": 2, "random_jitter_range": 1, "retry_total": 5}
+_THROTTLED_RETRIES = 5
 FILE_TIMEOUTS: dict[str, Any] = {"connection_timeout": 10, "read_timeout": 60}
 
 
@@ -283,8 +283,27 @@ def share_client(address: str, share_name: str, credential: Any, certificate: Pa
         credential=credential,
         token_intent=None if isinstance(credential, str) else "backup",
         transport=RequestsTransport(session=kept, **FILE_TIMEOUTS),
-        **FILE_RETRIES,
+        retry_policy=_file_retries(),
     )
+
+
+def _file_retries() -> ExponentialRetry:
+    """How the file client retries: the storage SDK's way, and throttled requests too, which that takes for answers."""
+    from azure.storage.fileshare import ExponentialRetry
+
+    class Retries(ExponentialRetry):
+        def send(self, request: Any) -> Any:
+            response: Any = super().send(request)  # type: ignore[no-untyped-call]
+            for attempt in range(_THROTTLED_RETRIES):
+                if response.http_response.status_code != 429:
+                    break
+                told = str(response.http_response.headers.get("Retry-After", ""))
+                time.sleep(int(told) if told.isdecimal() else 2.0**attempt)
+                response = super().send(request)  # type: ignore[no-untyped-call]
+            return response
+
+    # Seconds; the SDK's own first wait would be 15.
+    return Retries(initial_backoff=1, increment_base=2, random_jitter_range=1, retry_total=5)
 
 
 def content_md5(digest: bytes) -> ContentSettings:
