@@ -44,7 +44,8 @@ class Constraint:
         """Why the grammar cannot go on: it became too complex to compute."""
 
     def allows(self, token: int) -> bool:
-        """Whether this token may come next; quicker than a mask."""
+        """Whether this token may come next in a text that has not ended; quicker than a mask. A mask may be narrower:
+        where the grammar leaves only one text, it wants that text's own tokens."""
         return bool(self._matcher.validate_tokens([token]) == 1)
 
     def mask(self) -> npt.NDArray[np.uint8]:
