@@ -34,7 +34,11 @@ from schemathesis.core.failures import FailureGroup
 from schemathesis.generation import GenerationMode
 
 from tests.bench.fuzz_requests import OddRequest, OddRequests
-from tests.fixtures_inference import BEARER, KEY, environment_for, free_port, make_tiny_model, start_server
+
+# The modules of a replica import each other by plain name.
+sys.path.insert(0, str(Path(__file__).parents[2] / "inference"))
+
+from tests.fixtures_inference import BEARER, KEY, environment_for, free_port, make_tiny_model, start_server  # noqa: E402
 
 CONNECTIONS = 8
 SHARE_BY_DOCUMENT = 0.2
