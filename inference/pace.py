@@ -14,8 +14,9 @@ NEWEST_WEIGHS = 0.25
 
 
 class Pace:
-    """A step that computes prompts takes at most twice as long as one that only continues answers; longer only when
-    more rows wait for their first token than would wait for their next one."""
+    """For each row that waits for its first token, a step may take once more the time of one that only continues
+    answers: a prompt alone, however long, makes the others' tokens come half as fast and no slower, and a crowd of new
+    rows does not wait for its first tokens until the old ones have ended."""
 
     def __init__(self, most_tokens: int) -> None:
         self._most_tokens = most_tokens
@@ -27,7 +28,7 @@ class Pace:
         plain = self._plain(continuing)
         if not continuing or plain is None or self._seconds_per_token is None:
             return self._most_tokens
-        more_seconds = plain * max(1.0, waiting / continuing)
+        more_seconds = plain * waiting
         return max(
             min(FEWEST_TOKENS, self._most_tokens), min(self._most_tokens, int(more_seconds / self._seconds_per_token))
         )

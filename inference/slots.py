@@ -8,13 +8,13 @@ interface and whose layers keep keys and values of every position.
 from __future__ import annotations
 
 import math
+import mmap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from attention import NAME, Piece, attend, attending
 from pace import Pace
@@ -55,9 +55,12 @@ class _SlotLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its metaclas
         shape = (self.slots, states.shape[1], self.context_tokens, states.shape[3])
         if states.device.type != "cpu":
             return torch.zeros(shape, dtype=states.dtype, device=states.device)
-        # numpy takes zeroed pages from the operating system without touching them: only what is used costs memory.
-        room = np.zeros(math.prod(shape) * states.element_size(), dtype=np.uint8)
-        return torch.from_numpy(room).view(states.dtype).view(shape)
+        # Pages that the operating system gives when they are first written: only what is used costs memory, and with
+        # small pages no more than that.
+        room = mmap.mmap(-1, math.prod(shape) * states.element_size())
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            room.madvise(mmap.MADV_NOHUGEPAGE)
+        return torch.frombuffer(room, dtype=states.dtype).view(shape)
 
     def forget(self) -> None:
         self.keys = self.values = None

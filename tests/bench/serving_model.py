@@ -1,0 +1,78 @@
+"""The model that servers are measured with: a Llama of 81.8 million random weights with a real BPE tokenizer.
+
+Made once and kept in ~/.cache/inferops. What it writes means nothing, and every token costs what a trained one would.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+VOCABULARY = 8192
+CONTEXT_TOKENS = 4096
+SPECIAL_TOKENS = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def words(seed: int, count: int) -> str:
+    """Text of made-up words, nearly one token each; no two seeds begin alike."""
+    chosen = random.Random(seed)
+    return " ".join(_word(chosen.randrange(2000)) for _ in range(count))
+
+
+def _word(number: int) -> str:
+    syllables = [first + second for first in "bcdfghklmnprstvz" for second in "aeiou"]
+    return syllables[number % len(syllables)] + syllables[number // len(syllables) * 7 % len(syllables)] + "r"
+
+
+def folder(kind: str) -> Path:
+    """The model's folder with weights of this dtype (float32, bfloat16); made when it is not there."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inferops"
+    made = cache / f"serving-bench-{kind}"
+    if not (made / "model.safetensors").is_file():
+        _make(made, kind)
+    return made
+
+
+def _make(made: Path, kind: str) -> None:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([words(seed, 200) for seed in range(200)], trainer)
+    whole: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>"
+    )
+    whole.chat_template = CHAT_TEMPLATE
+    whole.save_pretrained(made)
+    torch.manual_seed(11)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        num_key_value_heads=4,
+        max_position_embeddings=CONTEXT_TOKENS,
+        tie_word_embeddings=True,
+        # No token ends an answer, so that each is as long as was asked for.
+        eos_token_id=None,
+        bos_token_id=None,
+        pad_token_id=0,
+    )
+    model: Any = LlamaForCausalLM(config)
+    model.to(getattr(torch, kind)).save_pretrained(made)

@@ -1,0 +1,48 @@
+"""How many prompt tokens a step gets beside the rows that go on."""
+
+from __future__ import annotations
+
+from pace import FEWEST_TOKENS, Pace
+
+
+def learnt(plain_seconds: float = 0.05, rows: int = 8, seconds_per_token: float = 0.001) -> Pace:
+    pace = Pace(512)
+    pace.took(plain_seconds, continuing=rows, prompt_tokens=0)
+    pace.took(plain_seconds + 100 * seconds_per_token, continuing=rows, prompt_tokens=100)
+    return pace
+
+
+def test_nobody_waits_for_a_next_token() -> None:
+    assert learnt().tokens(continuing=0, waiting=1) == 512
+
+
+def test_nothing_is_known_yet() -> None:
+    assert Pace(512).tokens(continuing=8, waiting=1) == 512
+
+
+def test_one_prompt_makes_a_step_twice_as_long() -> None:
+    assert learnt().tokens(continuing=8, waiting=1) in (49, 50)
+
+
+def test_each_waiting_row_adds_as_much() -> None:
+    assert learnt().tokens(continuing=8, waiting=4) in (199, 200)
+    assert learnt().tokens(continuing=8, waiting=400) == 512
+
+
+def test_a_slow_machine_still_goes_forward() -> None:
+    assert learnt(seconds_per_token=1.0).tokens(continuing=8, waiting=1) == FEWEST_TOKENS
+    assert Pace(7).tokens(continuing=8, waiting=1) == 7
+
+
+def test_more_rows_than_were_measured_count_as_the_most_that_were() -> None:
+    assert learnt(rows=8).tokens(continuing=30, waiting=1) in (49, 50)
+    # Fewer rows than any that were measured: nothing is known of them.
+    assert learnt(rows=8).tokens(continuing=2, waiting=1) == 512
+
+
+def test_a_machine_that_becomes_slower_is_followed() -> None:
+    pace = learnt()
+    for _ in range(40):
+        pace.took(0.1, continuing=8, prompt_tokens=0)
+        pace.took(0.1 + 0.4, continuing=8, prompt_tokens=100)
+    assert pace.tokens(continuing=8, waiting=1) in (24, 25)
