@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import ChatRequest, Engine, EngineFull, EngineNotReady, Finished, RequestRefused, Stream, TextPiece
+from engine import (
+    ChatRequest,
+    CompletionRequest,
+    Engine,
+    EngineFull,
+    EngineNotReady,
+    Finished,
+    RequestRefused,
+    Stream,
+    TextPiece,
+)
+from generation import GenerationRequest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from settings import AdapterFolder, Limits
@@ -39,7 +51,7 @@ async def collect(stream: Stream) -> tuple[list[int], str, Finished]:
     return tokens, text, finished
 
 
-async def answer(engine: Engine, request: ChatRequest) -> tuple[list[int], str, Finished]:
+async def answer(engine: Engine, request: GenerationRequest) -> tuple[list[int], str, Finished]:
     return await collect(await engine.submit(request))
 
 
@@ -175,6 +187,58 @@ async def test_a_seeded_answer_is_the_same_alone_and_in_a_batch(engine: Engine) 
     assert other_seed != alone
 
 
+SHAPE = {
+    "type": "object",
+    "properties": {"legs": {"type": "integer", "minimum": 0, "maximum": 99}, "kind": {"enum": ["fox", "dog"]}},
+    "required": ["legs", "kind"],
+    "additionalProperties": False,
+}
+
+
+async def test_rows_of_every_kind_in_one_batch_change_no_other(engine: Engine, reference: Reference) -> None:
+    """Penalties, grammars, biases and log probabilities of some; the greedy answers of others are generate's own."""
+    shaped = ask("the fox", model="other", temperature=1.3, seed=7, max_tokens=60, response_schema=SHAPE)
+    biased = ask("a dog", model="default", temperature=0.8, seed=8, max_tokens=20, logit_bias={9: 3.0}, logprobs=4)
+    alone = [(await answer(engine, request))[:2] for request in (shaped, biased)]
+    greedy = [ask(f"the quick brown fox {number}", model=MODELS[number], max_tokens=24) for number in range(3)]
+    answers = await asyncio.gather(*(answer(engine, request) for request in [shaped, *greedy, biased]))
+    assert [tokens for tokens, _, _ in answers[1:4]] == [
+        reference.tokens(request, request.model or "") for request in greedy
+    ]
+    assert [answers[0][:2], answers[4][:2]] == alone, "and a seed draws the same among others"
+    assert set(json.loads(answers[0][1])) == {"legs", "kind"}
+    assert answers[0][2].reason == "stop"
+
+
+async def test_several_answers_to_several_prompts(engine: Engine) -> None:
+    request = CompletionRequest(
+        prompts=["the quick", [20, 21, 22]], n=2, model="other", temperature=1.1, seed=3, max_tokens=12, echo=True
+    )
+    stream = await engine.submit(request)
+    texts, ends = ["", "", "", ""], dict[int, Finished]()
+    async for event in stream:
+        if isinstance(event, Finished):
+            ends[event.choice] = event
+        else:
+            texts[event.choice] += event.text
+    assert sorted(ends) == [0, 1, 2, 3]
+    assert len(set(texts)) == 4
+    assert [ends[choice].prompt_tokens for choice in range(4)][2:] == [3, 3]
+    assert stream.prompts[:2] == ("the quick", "the quick")
+    one = CompletionRequest(prompts=[[20, 21, 22]], model="other", temperature=1.1, seed=3, max_tokens=12)
+    assert (await answer(engine, one))[1] == texts[2], "a prompt's answers are the same as when it comes alone"
+    assert engine.open_requests == 0
+
+
+async def test_cancelling_ends_every_answer_of_a_request(engine: Engine) -> None:
+    stream = await engine.submit(CompletionRequest(prompts=["the fox"] * 4, n=3, max_tokens=200))
+    stream.cancel()
+    reasons = [event.reason async for event in stream if isinstance(event, Finished)]
+    assert len(reasons) == 12
+    assert set(reasons) <= {"cancelled", "stop"}
+    assert engine.open_requests == 0
+
+
 async def test_stop_strings_end_the_answer_before_them(engine: Engine, reference: Reference) -> None:
     request = ask("the quick brown fox", model="tiny-base", max_tokens=40)
     whole = reference.text(reference.tokens(request, "tiny-base"))
@@ -216,10 +280,15 @@ async def test_an_answer_ends_where_the_context_does(engine: Engine, reference: 
         (ask("fox", model="nobody"), "model", "model_not_found"),
         (ask("fox " * 800), "messages", "context_length_exceeded"),
         (ChatRequest([{"role": "assistant", "content": "hi"}]), "messages", "invalid_messages"),
+        (CompletionRequest([[3, 10**6]]), "prompt", "invalid_value"),
+        (CompletionRequest(["fox"] * 50), "n", "invalid_value"),
+        (ask("fox", logit_bias={10**6: 1.0}), "logit_bias", "invalid_value"),
+        (ask("fox", response_schema={"type": "strin"}), "response_format", "invalid_value"),
+        (ask("fox", tools=[{"type": "function", "function": {"name": "f"}}]), "tools", "unsupported_parameter"),
     ],
 )
 async def test_a_bad_request_is_refused_and_leaves_nothing(
-    engine: Engine, request_: ChatRequest, parameter: str, code: str
+    engine: Engine, request_: GenerationRequest, parameter: str, code: str
 ) -> None:
     with pytest.raises(RequestRefused) as refused:
         await engine.submit(request_)
