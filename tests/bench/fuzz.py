@@ -38,7 +38,7 @@ from tests.bench.fuzz_requests import OddRequest, OddRequests
 # The modules of a replica import each other by plain name.
 sys.path.insert(0, str(Path(__file__).parents[2] / "inference"))
 
-from tests.fixtures_inference import BEARER, KEY, environment_for, free_port, make_tiny_model, start_server  # noqa: E402
+from tests.fixtures_inference import BEARER, KEY, environment_for, free_port, make_tiny_model, start_server
 
 CONNECTIONS = 8
 SHARE_BY_DOCUMENT = 0.2
