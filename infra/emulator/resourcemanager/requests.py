@@ -210,13 +210,17 @@ class Plan:
             entry = one.entry
             if entry.is_deployment or entry.type.lower() == GROUP_TYPE.lower():
                 continue
+            problem = _misfit(entry, one.preview)
+            if problem is not None:
+                # Providers look only at what fits their schema.
+                yield entry, problem
+                continue
             problem = self._preflight(entry, one.preview)
             known = known_part(one.preview)
             if problem is not None and known != one.preview:
                 # What is not known yet stood there as text, which may be of a wrong type: only what is wrong without
                 # it too is refused.
                 problem = self._preflight(entry, known) and problem
-            problem = _misfit(entry, one.preview) or problem
             if problem is not None:
                 yield entry, problem
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from infra.emulator.exceptions import AzureError
@@ -68,10 +69,10 @@ def check_body(body: dict[str, Any], *, complete: bool) -> None:
     wrong = []
     sku = body.get("sku")
     name = sku.get("name") if isinstance(sku, dict) else None
-    if name not in _SKUS and (complete or sku is not None):
+    if not _is_one_of(name, _SKUS) and (complete or sku is not None):
         wrong.append("sku.name" if isinstance(sku, dict) else "sku")
     kind = body.get("kind")
-    if kind not in _KINDS and (complete or kind is not None):
+    if not _is_one_of(kind, _KINDS) and (complete or kind is not None):
         wrong.append("kind")
     properties = body.get("properties")
     if properties is not None and not isinstance(properties, dict):
@@ -80,7 +81,9 @@ def check_body(body: dict[str, Any], *, complete: bool) -> None:
     for key, value in (properties or {}).items():
         if value is None:
             continue
-        if (key in _CHOICES and value not in _CHOICES[key]) or (key in _SWITCHES and not isinstance(value, bool)):
+        if (key in _CHOICES and not _is_one_of(value, _CHOICES[key])) or (
+            key in _SWITCHES and not isinstance(value, bool)
+        ):
             wrong.append(key)
     policy = (properties or {}).get("keyPolicy")
     days = policy.get("keyExpirationPeriodInDays") if isinstance(policy, dict) else None
@@ -92,6 +95,10 @@ def check_body(body: dict[str, Any], *, complete: bool) -> None:
     if kind == "FileStorage" and not str(name).startswith("Premium") and not str(name).endswith(("V2_LRS", "V2_ZRS")):
         message = f"The sku '{name}' is not supported for the account kind '{kind}'."
         raise AzureError(400, "SkuNotSupported", message)
+
+
+def _is_one_of(value: Any, choices: Collection[str]) -> bool:
+    return isinstance(value, str) and value in choices
 
 
 def tier(sku: str) -> str:
