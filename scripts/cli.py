@@ -279,7 +279,7 @@ def diff(context: click.Context, environment: str, as_json: bool, config: Path |
 
     with _session(context, environment, config=config) as session:
         found = verbs.difference(session)
-        session.job.add_summary(report.block(report.difference_text(found)))
+        session.job.add_summary(report.difference_markdown(found))
     _print(as_json, lambda: report.difference_json(found), lambda: report.difference_text(found))
     if exit_code and not found.is_empty:
         context.exit(THERE_ARE_CHANGES)

@@ -79,20 +79,6 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def sync_text(sync: SyncPlan) -> str:
-    """Which files would be sent and removed, and the counts last."""
-    lines = [f"{sign} {entry.path} ({size(entry.bytes)})" for sign, entry in _signed_entries(sync)]
-    return "\n".join([*lines, _sync_counts(sync)])
-
-
-def sync_markdown(sync: SyncPlan) -> str:
-    lines = [f"{sign} {entry.path} ({size(entry.bytes)})" for sign, entry in _signed_entries(sync)]
-    parts = [_sync_counts(sync)]
-    if lines:
-        parts.append(_fenced("\n".join(line.replace("~", "!", 1) for line in lines), "diff"))
-    return "\n\n".join(parts) + "\n"
-
-
 def sync_json(sync: SyncPlan) -> dict[str, Any]:
     return {
         "folder": sync.folder,
@@ -116,6 +102,13 @@ def difference_text(difference: Difference) -> str:
             lines.append(f"{sign} {entry.path} ({size(entry.bytes)})")
             lines += [f"    {line}" for line in difference.texts.get(f"{part.plan.folder}/{entry.path}", ())]
     return "\n".join(lines)
+
+
+def difference_markdown(difference: Difference) -> str:
+    """The same for a job's summary, as a diff, which GitHub colours."""
+    counts, _, rest = difference_text(difference).partition("\n")
+    lines = [re.sub("^~ ", "! ", line.removeprefix("    ")) for line in rest.strip("\n").splitlines()]
+    return "\n\n".join([counts, _fenced("\n".join(lines), "diff")] if lines else [counts]) + "\n"
 
 
 def difference_json(difference: Difference) -> dict[str, Any]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from typing import Any
 
 import pytest
 
 from scripts import report
 from scripts.bundle import FileEntry
 from scripts.comparison import Comparison, ExpectedAnswer
+from scripts.diff import Difference, Part
 from scripts.endpoint import Answer
+from scripts.history import Entry, History, Outcome, Verb, Who
 from scripts.plan import Change, Delta, Kind, Noise, Plan
 from scripts.proof import Check, Proof
+from scripts.release import Current, Release
 from scripts.share import SyncPlan
 
 APP = "Microsoft.App/containerApps"
@@ -116,16 +121,72 @@ def test_a_plan_for_a_machine() -> None:
     assert (value["unchanged"], value["untouched"], len(value["noise"])) == (3, 1, 1)
 
 
-def test_a_sync_plan() -> None:
+RELEASE = Release("1", "c0ffee", "2026-11-21T10:00:00Z", SYNC.added, "model-cache/base", {"default": "models/b"})
+DIFFERENCE = Difference(
+    RELEASE,
+    "0",
+    (
+        Part("code", "releases/0", "releases/1", SYNC, is_there=False),
+        Part("adapter default", "models/a", "models/b", None, is_there=True),
+    ),
+    {"releases/1/inference/~serve.py": ("--- in use", "+++ here", "@@ -1 +1 @@", "-print(1)", "+print(2)")},
+)
+
+
+def test_a_difference() -> None:
+    lines = report.difference_text(DIFFERENCE).splitlines()
     counts = "1 added, 1 changed, 1 removed, 1 unchanged, 0 copied; 1.5 kB to send."
-    files = ["+ inference/new.py (1.5 kB)", "~ inference/~serve.py (10 B)", "- old.py (5 B)"]
-    assert report.sync_text(SYNC).splitlines() == [*files, counts]
-    assert "! inference/~serve.py (10 B)" in report.sync_markdown(SYNC).splitlines()
-    value = json.loads(json.dumps(report.sync_json(SYNC)))
-    assert value["added"] == [{"path": "inference/new.py", "bytes": 1500, "sha256": "aa"}]
-    assert value["bytes_to_send"] == 1510
-    unchanged = SyncPlan("f", (), (), (), SYNC.unchanged)
-    assert report.sync_text(unchanged) == "No changes: 1 file on the share as here."
+    assert lines[:2] == [f"Release 1 (against 0): {counts}", ""]
+    assert lines[2:5] == [f"code: {counts}", "+ inference/new.py (1.5 kB)", "~ inference/~serve.py (10 B)"]
+    assert lines[5:] == [
+        "    --- in use",
+        "    +++ here",
+        "    @@ -1 +1 @@",
+        "    -print(1)",
+        "    +print(2)",
+        "- old.py (5 B)",
+        "",
+        "adapter default: models/a -> models/b",
+    ]
+    markdown = report.difference_markdown(DIFFERENCE).splitlines()
+    assert markdown[:3] == [lines[0], "", "```diff"]
+    assert {"! inference/~serve.py (10 B)", "+print(2)", "- old.py (5 B)"} <= set(markdown)
+    value = json.loads(json.dumps(report.difference_json(DIFFERENCE)))
+    files = value["parts"][0]["files"]
+    assert files["added"] == [{"path": "inference/new.py", "bytes": 1500, "sha256": "aa"}]
+    assert value["bytes_to_send"] == files["bytes_to_send"] == 1510
+    empty = Difference(RELEASE, "1", ())
+    assert report.difference_text(empty) == "No changes: release 1 is in use."
+    assert report.difference_markdown(empty) == "No changes: release 1 is in use.\n"
+
+
+def run(verb: Verb, release: str | None, outcome: Outcome | None, **more: Any) -> Entry:
+    return Entry(verb, Who("octo"), "2026-11-21T10:00:00Z", release, outcome=outcome, **more)
+
+
+def test_a_history_marks_what_is_in_use_and_tells_what_is_gone() -> None:
+    runs = (
+        run("deploy", "a", "proven", commit="0123456789abcdef-dirty", adapters={"default": "adapters/default/1"}),
+        run("deploy", "b", "failed"),
+        run("rollback", "a", "proven", commit="0123456789abcdef-dirty"),
+        run("gc", None, "done", detail="1 release, 3 B"),
+        run("deploy", "c", None),
+    )
+    old = dataclasses.replace(RELEASE, id="old")
+    past = History(Current("a", True, None), runs, (old,), frozenset({"a", "c", "old"}))
+    rows = [line.split() for line in report.history_text(past, 20).splitlines()]
+    assert rows[0] == ["RELEASE", "WHEN", "VERB", "BY", "COMMIT", "OUTCOME", "ADAPTERS"]
+    assert rows[1][0] == "c" and " ".join(rows[1]).endswith("under way, or cut off")
+    assert rows[2][-4:] == ["1", "release,", "3", "B"]
+    assert rows[3][:2] == ["*", "a"] and "012345678-dirty" in rows[3]
+    assert rows[4][:2] == ["b", "(removed)"] and "failed" in rows[4]
+    assert rows[5][0] == "a", "in use since the rollback, and not since this deploy"
+    assert rows[6][0] == "old" and " ".join(rows[6]).endswith("not recorded default")
+    assert len(report.history_text(past, 2).splitlines()) == 4
+    value = json.loads(json.dumps(report.history_json(past)))
+    assert [item["release"] for item in value["runs"]] == ["c", None, "a", "b", "a"]
+    assert [item["on_share"] for item in value["runs"]] == [True, False, True, False, True]
+    assert report.history_text(History(None, (), (), frozenset()), 20) == "The share has no release yet."
 
 
 def test_a_proof_as_a_table_keeps_its_columns() -> None:
