@@ -21,7 +21,7 @@ FUNCTION_NAME = "[a-zA-Z0-9_-]+"
 # What is rendered to find out the form: words that stand in no template.
 _NAMES = ("probeFirstFunction", "probeSecondFunction")
 _IDS = ("probeId01", "probeId02")
-_ARGUMENT, _VALUE, _RESULT = "probeArgument", "probeValue", "probeResult"
+_ARGUMENT, _VALUE, _RESULT, _TEXT = "probeArgument", "probeValue", "probeResult", "probeText"
 _ARGUMENTS = re.compile(rf'\{{\s*"{_ARGUMENT}"\s*:\s*"{_VALUE}"\s*\}}')
 _NO_THOUGHTS = re.compile(r"\s*<think>\s*</think>\s*")
 
@@ -135,16 +135,17 @@ def find_call_syntax(render: Render, ends: Sequence[str], marks: Sequence[str]) 
     tools = [_probe_tool(name) for name in _NAMES]
     question = {"role": "user", "content": "probeQuestion"}
     try:
-        before = render([question], tools, True)
+        told = render([question], tools, True)
+        text = render([question, {"role": "assistant", "content": _TEXT}], tools, False)
     except RenderFailed as error:
         raise CallsUnknown(f"the model's chat template refuses tools: {error}") from None
-    if _NAMES[0] not in before:
+    if _NAMES[0] not in told:
         raise CallsUnknown("the model's chat template does not tell the model about tools")
     reason = ""
     for as_text in (False, True):
         one, two = (_probe_calls(count, as_text) for count in (1, 2))
         try:
-            answer = _answer_after(before, render([question, one], tools, False), ends)
+            answer = _where_they_part(text, render([question, one], tools, False), ends)
         except RenderFailed as error:
             reason = f"the model's chat template refuses tool calls: {error}"
             continue
@@ -183,9 +184,9 @@ def _probe_calls(count: int, as_text: bool) -> dict[str, Any]:
     return {"role": "assistant", "content": "", "tool_calls": calls}
 
 
-def _answer_after(before: str, whole: str, ends: Sequence[str]) -> str:
-    """What the assistant writes: what follows the beginning that both prompts share, up to the token that ends it."""
-    shared = next((at for at, (one, other) in enumerate(zip(before, whole, strict=False)) if one != other), len(before))
+def _where_they_part(text: str, whole: str, ends: Sequence[str]) -> str:
+    """What the assistant writes instead of a text in the same place, up to the token that ends it."""
+    shared = next((at for at, (one, other) in enumerate(zip(text, whole, strict=False)) if one != other), len(text))
     written = whole[shared:]
     if thoughts := _NO_THOUGHTS.match(written):
         written = written[thoughts.end() :]

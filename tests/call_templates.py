@@ -37,7 +37,7 @@ MISTRAL = (
     "{% set questions = messages | selectattr('role', 'equalto', 'user') | list %}"
     "{% for message in messages %}{% if message.role == 'user' %}"
     "{% if message == questions[-1] and tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}"
-    "<|user|>{{ message.content }}<|end|>"
+    "<|user|>{% if loop.last %}Be brief. {% endif %}{{ message.content }}<|end|>"
     "{% elif message.tool_calls %}[TOOL_CALLS] [{% for call in message.tool_calls %}"
     "{% if call.id | length != 9 %}{{ raise_exception('ids have nine characters') }}{% endif %}"
     "{{ (call.function | tojson)[:-1] + ', \"id\": \"' + call.id + '\"}' }}{% if not loop.last %}, {% endif %}"
@@ -45,7 +45,8 @@ MISTRAL = (
     "{% elif message.role == 'tool' %}[TOOL_RESULTS]{{ message.content }}[/TOOL_RESULTS]"
     "{% else %}{{ ' ' + message.content + '<|end|>' }}{% endif %}{% endfor %}"
 )
-"""Mistral's third tokenizer: a list after a special token, ids of nine characters, tools before the last question."""
+"""Mistral's third tokenizer: a list after a special token, ids of nine characters, tools before the last question,
+which itself is written in another way as long as it has no answer."""
 
 MISTRAL_ARGS = (
     "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}"

@@ -50,12 +50,12 @@ class Family:
             }
             for number, (name, given) in enumerate(calls)
         ]
-        before = self.renderer.render([QUESTION], TOOLS)
         message = {"role": "assistant", "content": "", "tool_calls": made}
         text = self.tokenizer.apply_chat_template([QUESTION, message], tools=TOOLS, tokenize=False)
-        after = self.tokenizer(text.lstrip(), add_special_tokens=False)["input_ids"]
-        assert after[: len(before)] == before
-        return self.without_blanks(after[len(before) :])
+        before, _, after = text.rpartition("the fox?<|end|>")
+        assert before
+        tokens = self.tokenizer(after.removeprefix("<|assistant|>"), add_special_tokens=False)["input_ids"]
+        return self.without_blanks(tokens)
 
     def without_blanks(self, tokens: list[int]) -> list[int]:
         """Blanks before an answer's mark are the template's, not the model's."""
