@@ -321,10 +321,14 @@ def _told_failure(app: App, state: RevisionState, restart: Restart) -> str | Non
 
 def _failure(state: RevisionState, restart: Restart, *, may_be_old: bool) -> str | None:
     """Why the new replica will not come, or None. may_be_old: what Azure says of the revision may be of before."""
-    for replica in state.replicas:
-        if replica.name not in restart.replicas_before and replica.restarts >= _CRASHES:
+    new = [replica for replica in state.replicas if replica.name not in restart.replicas_before]
+    for replica in new:
+        if replica.restarts >= _CRASHES:
             return f"its container crashed {replica.restarts} times" + (f" ({replica.details})" * bool(replica.details))
-    return f"the revision is {state}" if state.has_failed and not may_be_old else None
+    # While its only replica loads a large model a revision may be called unhealthy.
+    if may_be_old or any(replica.running_state.lower() == "running" and not replica.restarts for replica in new):
+        return None
+    return f"the revision is {state}" if state.has_failed else None
 
 
 def _not_ready(app: App, restart: Restart, message: str) -> NotReady:

@@ -102,7 +102,7 @@ async def test_a_restart_takes_the_gpu_of_what_it_replaces(here: World) -> None:
 
     async def starting() -> bool:
         new = [each for each in await here.replicas() if each["name"] not in before]
-        return any(each["properties"]["containers"][0]["runningState"] == "Running" for each in new)
+        return any(each["properties"]["containers"][0]["started"] for each in new)
 
     await here.until(starting)
     assert refused(here)

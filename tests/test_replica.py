@@ -199,6 +199,16 @@ def test_a_container_that_crashes_again_and_again_is_noticed(world: World) -> No
         world.wait(Restart("theapp--1", frozenset({"theapp--1-old"}), False))
 
 
+def test_a_replica_that_still_loads_has_not_failed(world: World) -> None:
+    """Whatever the revision is called meanwhile, and for longer than the grace."""
+    state, behaviour = world.manager.state, world.app_server.behaviour
+    state.health, state.running, state.replicas = "Unhealthy", "Degraded", [replica("theapp--1-new")]
+    behaviour.status, behaviour.phase, behaviour.release = "loading", "reading weights", "r2"
+    threading.Timer(QUICK.grace_seconds + 1, lambda: setattr(behaviour, "status", "ready")).start()
+    readiness, _ = world.wait(Restart("theapp--1", frozenset({"theapp--1-old"}), False))
+    assert readiness.status == "ready"
+
+
 def test_a_revision_that_fails_is_noticed_after_the_grace(world: World) -> None:
     world.app_server.behaviour.gateway_failures = 1000
     state = world.manager.state

@@ -65,6 +65,7 @@ class Replica:
         self.journal = journal
         self.created = datetime.now(timezone.utc)
         self.ready = False
+        self.been_ready = False
         self.started = False
         self.restarts = 0
         self.in_flight = 0
@@ -291,7 +292,7 @@ class Replica:
         if ready and self.stopping:
             return
         if ready:
-            self.crashing, self.problem = False, None
+            self.been_ready, self.crashing, self.problem = True, False, None
         if ready != self.ready:
             self.ready = ready
             self._changed()

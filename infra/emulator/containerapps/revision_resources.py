@@ -197,7 +197,7 @@ def state(revision: Revision, live: LiveRevision | None) -> dict[str, Any]:
         return _states(health, "Provisioned", "Deprovisioning")
     if not live.live:
         return _states(health, "Provisioned", "ScaledToZero" if revision.ready_once else "Processing")
-    restarting = not any(replica.started or replica.restarts for replica in live.current)
+    restarting = not any(replica.been_ready or replica.restarts for replica in live.current)
     if live.activating or restarting or not revision.ready_once:
         running = "Activating" if any(replica.container_id for replica in live.live) else "Processing"
         return _states("None", "Provisioned", running)
