@@ -157,65 +157,76 @@ class _Upload:
         self._counter.add(file.entry.path, len(content), sent_bytes=sent_bytes, files=1)
 
     def _send_large(self, file: LocalFile, requests: _Requests) -> None:
-        """Ranges, then the content MD5."""
-        path = join(self._folder, file.entry.path)
-        client = self._share.get_file_client(path)
-        what = f"uploading {path}"
+        client = self._share.get_file_client(join(self._folder, file.entry.path))
+        _LargeFile(client, file, requests, self._counter).send(may_be_there=file.entry.path in self._was_there)
 
-        def send(content: bytes, offset: int) -> None:
-            with cloud.translated(what):
-                client.upload_range(content, offset, len(content), validate_content="md5")
-            self._counter.add(file.entry.path, len(content), sent_bytes=len(content))
 
-        with cloud.translated(what):
-            sent = self._sent_before(client, file)
-            if not sent:
-                client.create_file(file.entry.bytes, metadata={HASH_METADATA: file.entry.sha256})
+class _LargeFile:
+    """One file that is sent in ranges; see the module."""
+
+    def __init__(self, client: ShareFileClient, file: LocalFile, requests: _Requests, counter: Counter) -> None:
+        self._client, self._file, self._requests, self._counter = client, file, requests, counter
+        self._what = f"uploading {'/'.join(client.file_path)}"
+        self._waiting: deque[tuple[int, Future[None]]] = deque()
+        """The ranges that are not known to be confirmed, by their offsets, which go up."""
+        self._recorded = 0
+
+    def send(self, *, may_be_there: bool) -> None:
+        """Make the file whole. may_be_there: a part of it may be on the share."""
+        entry = self._file.entry
+        sent = self._sent_before() if may_be_there else 0
+        if not sent:
+            with cloud.translated(self._what):
+                self._client.create_file(entry.bytes, metadata={HASH_METADATA: entry.sha256})
+        self._recorded = sent
         sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-        waiting: deque[tuple[int, Future[None]]] = deque()
-        recorded = sent
-        offset = 0
-
-        def record() -> None:
-            """Write down how far it is, if it is much farther than what is written."""
-            nonlocal recorded
-            while waiting and waiting[0][1].done():
-                waiting.popleft()
-            requests.check()
-            confirmed = waiting[0][0] if waiting else offset
-            if confirmed - recorded >= RECORD_BYTES:
-                with cloud.translated(what):
-                    client.set_file_metadata({HASH_METADATA: file.entry.sha256, SENT_METADATA: str(confirmed)})
-                recorded = confirmed
-
-        for content in _ranges_of(file):
+        end = 0
+        for content in _ranges_of(self._file):
+            offset, end = end, end + len(content)
             sha256.update(content)
             md5.update(content)
-            if offset + len(content) <= sent or is_zero(content):
-                self._counter.add(file.entry.path, len(content))
+            if end <= sent or is_zero(content):
+                self._counter.add(entry.path, len(content))
             else:
-                waiting.append((offset, requests.submit(len(content), partial(send, content, offset))))
-            offset += len(content)
-            record()
-        if offset != file.entry.bytes or sha256.hexdigest() != file.entry.sha256:
-            raise _changed(file)
-        while waiting:
-            waiting[0][1].result()
-            record()
-        with cloud.translated(what):
-            client.set_http_headers(cloud.content_md5(md5.digest()))
-        self._counter.add(file.entry.path, 0, files=1)
+                request = self._requests.submit(len(content), partial(self._send_range, content, offset))
+                self._waiting.append((offset, request))
+            self._record(end)
+        if end != entry.bytes or sha256.hexdigest() != entry.sha256:
+            raise _changed(self._file)
+        while self._waiting:
+            self._waiting[0][1].result()
+            self._record(end)
+        with cloud.translated(self._what):
+            self._client.set_http_headers(cloud.content_md5(md5.digest()))
+        self._counter.add(entry.path, 0, files=1)
 
-    def _sent_before(self, client: ShareFileClient, file: LocalFile) -> int:
+    def _sent_before(self) -> int:
         """How many bytes of this very content a cut off upload has left on the share; 0 to make the file anew."""
-        if file.entry.path not in self._was_there:
-            return 0
-        properties = client.get_file_properties()
-        metadata = properties.metadata or {}
-        if metadata.get(HASH_METADATA) != file.entry.sha256 or properties.size != file.entry.bytes:
+        with cloud.translated(self._what):
+            properties = self._client.get_file_properties()
+        metadata, entry = properties.metadata or {}, self._file.entry
+        if metadata.get(HASH_METADATA) != entry.sha256 or properties.size != entry.bytes:
             return 0
         sent = metadata.get(SENT_METADATA, "")
         return int(sent) if sent.isascii() and sent.isdigit() else 0
+
+    def _send_range(self, content: bytes, offset: int) -> None:
+        with cloud.translated(self._what):
+            self._client.upload_range(content, offset, len(content), validate_content="md5")
+        self._counter.add(self._file.entry.path, len(content), sent_bytes=len(content))
+
+    def _record(self, end: int) -> None:
+        """Write down how far it is, if that is much farther than what is written; end is how far was read."""
+        while self._waiting and self._waiting[0][1].done():
+            self._waiting.popleft()
+        # A request that failed is done, too.
+        self._requests.check()
+        confirmed = self._waiting[0][0] if self._waiting else end
+        if confirmed - self._recorded >= RECORD_BYTES:
+            metadata = {HASH_METADATA: self._file.entry.sha256, SENT_METADATA: str(confirmed)}
+            with cloud.translated(self._what):
+                self._client.set_file_metadata(metadata)
+            self._recorded = confirmed
 
 
 class _Requests:
