@@ -57,7 +57,9 @@ def of_answer(finished: Finished) -> ApiError | None:
         return ApiError(500, ErrorDetail(message=f"{finished.error}.", type="server_error", code="generation_failed"))
     if finished.reason == "timeout":
         said = "The answer took longer than a request may take here."
-        return ApiError(408, ErrorDetail(message=said, type="timeout_error", code="request_timeout"))
+        # OpenAI's clients would send it again by themselves, to take as long once more.
+        never = {"x-should-retry": "false"}
+        return ApiError(408, ErrorDetail(message=said, type="timeout_error", code="request_timeout"), never)
     return ApiError(503, ErrorDetail(message="The answer was cut short.", type="server_error", code="cancelled"))
 
 

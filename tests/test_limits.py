@@ -284,3 +284,4 @@ async def test_a_request_that_takes_too_long_is_told_so(hurried: Engine, stream:
         assert "[DONE]" not in answer.text
     else:
         assert (answer.status_code, answer.json()["error"]["code"]) == (408, "request_timeout")
+        assert answer.headers["x-should-retry"] == "false"
