@@ -57,7 +57,7 @@ class Admission:
         asked = self._answer_limit(request)
         self._check_bias(request)
         if request.logprobs is not None:
-            self._prepare_logprobs()
+            self._check_logprobs()
         calls, constraint, constrained_by = None, None, None
         if isinstance(request, ChatRequest):
             calls = self._calls(request)
@@ -138,9 +138,8 @@ class Admission:
                 f"There is no token {beyond}: the model has {self._loaded.vocabulary}, counted from 0.", "logit_bias"
             )
 
-    def _prepare_logprobs(self) -> None:
+    def _check_logprobs(self) -> None:
         try:
-            # Here and not in the engine's thread, for the first time takes a while.
             self.vocabulary.bytes_of(0)
         except GrammarRefused as error:
             raise RequestRefused(f"{error}.", "logprobs", "unsupported_parameter") from None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -74,28 +73,31 @@ class Constraint:
 
 
 class Vocabulary:
-    """The bytes of every token. Made at its first use, for that takes a second with 150,000 tokens; any thread may
-    ask."""
+    """The bytes of every token, as grammars need them. Any thread may ask.
+
+    Making it takes a second with 130,000 tokens, and no other thread runs meanwhile: it is made while the model loads.
+    """
 
     def __init__(self, tokenizer: Any, size: int, end_tokens: Iterable[int]) -> None:
-        self._tokenizer, self._size, self._end_tokens = tokenizer, size, sorted(end_tokens)
-        self._lock = threading.Lock()
+        self._tokenizer, self._end_tokens = tokenizer, sorted(end_tokens)
+        # Through llguidance.hf it would be copied once more.
+        backend = tokenizer.backend_tokenizer
+        written = backend.to_str()
+        if backend.padding or backend.truncation:
+            # Those are for other uses of the tokenizer, and would cut a grammar's texts.
+            written = json.dumps(json.loads(written) | {"padding": None, "truncation": None})
         self._made: LLTokenizer | None = None
+        self._reason = ""
+        try:
+            # Never smaller than the tokenizer: what the model has no logits for is cut off its masks.
+            self._made = LLTokenizer(written, n_vocab=max(size, len(tokenizer)), eos_token=self._end_tokens)
+        except ValueError as error:
+            self._reason = f"the model's tokenizer cannot be used for it: {_first_line(str(error))}"
 
     def _tokens(self) -> LLTokenizer:
-        with self._lock:
-            if self._made is None:
-                # As llguidance.hf does, which would import a second copy of everything; the end tokens are the model's.
-                # Made from text, so that nobody's padding or truncation counts.
-                written = json.loads(self._tokenizer.backend_tokenizer.to_str())
-                written["padding"] = written["truncation"] = None
-                try:
-                    self._made = LLTokenizer(
-                        json.dumps(written), n_vocab=self._size, eos_token=self._end_tokens, slices=None
-                    )
-                except ValueError as error:
-                    raise GrammarRefused(f"the model's tokenizer cannot be used for it: {error}") from None
-            return self._made
+        if self._made is None:
+            raise GrammarRefused(self._reason)
+        return self._made
 
     def bytes_of(self, token: int) -> bytes:
         """What a token writes: whole characters or a part of one. Raises GrammarRefused."""
