@@ -96,7 +96,7 @@ def _load(
             else:
                 module.add_adapter(name, config, low_cpu_mem_usage=True, autocast_adapter_dtype=False)
             _check_shapes(module, name, folder, tensors)
-            read = {key: reader.read(stored) for key, stored in tensors.items()}
+            read = {key: lazy[...] for key, lazy in reader.lazy(tensors).items()}
             result: Any = set_peft_model_state_dict(module, read, adapter_name=name, low_cpu_mem_usage=True)
     except ModelFolderError:
         raise

@@ -1,8 +1,9 @@
 """Stored tensors -> torch tensors, read in large blocks, several at a time.
 
 Weights stand on a share where every request takes some milliseconds. A file mapped into memory would wait for the share
-at every page that is touched; here each tensor's place in memory is made first, and threads fill it with blocks of
-several megabytes, so that many requests are under way at once and nothing is held twice. Knows no model.
+at pages that are touched, and be held twice while its tensors are copied. Here each tensor's place in memory is made
+first, and threads fill it with blocks of several megabytes, a little ahead of the loader that takes the tensors. Knows
+no model.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType, TracebackType
 
 import torch
 from folders import ModelFolderError, StoredTensor
 
-BLOCK_BYTES = 8 * 1024 * 1024
-READERS = 8
+BLOCK_BYTES = 4 * 1024 * 1024
+READERS = 16
 """Blocks that are read at once. docs/inference.md has the measurements that both numbers come from."""
 
 DTYPES = {
@@ -57,9 +60,14 @@ class WeightReader:
         told_every_seconds: float = 1.0,
     ) -> None:
         self._told, self._block_bytes, self._told_every_seconds = told, block_bytes, told_every_seconds
+        self._ahead_bytes = 2 * readers * block_bytes
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="weights")
         self._files: dict[Path, int] = {}
         self._lock = threading.Lock()
+        self._coming: deque[StoredTensor] = deque()
+        self._begun: dict[StoredTensor, _Reading] = {}
+        self._begun_bytes = 0
+        self._taken: set[StoredTensor] = set()
         self._under_way = 0
         self._began = self._told_at = time.monotonic()
         self.read_bytes = 0
@@ -75,28 +83,47 @@ class WeightReader:
             os.close(descriptor)
 
     def lazy(self, tensors: Mapping[str, StoredTensor]) -> dict[str, LazyTensor]:
-        """The tensors by name, each read when it is asked for: a loader that takes one after another holds no more."""
-        return {name: LazyTensor(self, stored) for name, stored in tensors.items()}
+        """The tensors by name, in the order that loaders take them. Each is read a little before it is its turn, so
+        that no more than some blocks are held that nobody has taken; one that is taken out of turn is read then."""
+        order = sorted(tensors, key=_natural)
+        with self._lock:
+            self._coming = deque(tensors[name] for name in order)
+            self._read_ahead()
+        return {name: LazyTensor(self, tensors[name]) for name in order}
 
-    def read(self, stored: StoredTensor) -> torch.Tensor:
+    def take(self, stored: StoredTensor) -> torch.Tensor:
         """One tensor, on the CPU; from any thread. Raises ModelFolderError when it cannot be read."""
+        with self._lock:
+            reading = self._begun.pop(stored, None)
+            if reading is None:
+                reading = self._begin(stored)
+            else:
+                self._begun_bytes -= stored.bytes
+            self._read_ahead()
+        for block in reading.blocks:
+            block.result()
+        return reading.room.view(DTYPES[stored.dtype]).view(stored.shape)
+
+    def _read_ahead(self) -> None:
+        """Begin to read what comes next, as far as there is room for it. Called with the lock held."""
+        while self._coming and self._begun_bytes < self._ahead_bytes:
+            stored = self._coming.popleft()
+            if stored not in self._taken:
+                self._begun[stored] = self._begin(stored)
+                self._begun_bytes += stored.bytes
+
+    def _begin(self, stored: StoredTensor) -> _Reading:
+        self._taken.add(stored)
         room = torch.empty(stored.bytes, dtype=torch.uint8)
         view = room.numpy().data
         starts = range(0, stored.bytes, self._block_bytes)
-        self._count(0, +1)
-        try:
-            if len(starts) <= 1:
-                self._fill(stored, view, 0)
-            else:
-                blocks = [
-                    self._pool.submit(self._fill, stored, view[start : start + self._block_bytes], start)
-                    for start in starts
-                ]
-                for block in blocks:
-                    block.result()
-        finally:
-            self._count(0, -1)
-        return room.view(DTYPES[stored.dtype]).view(stored.shape)
+        if not self._under_way:
+            self._began = time.monotonic()
+        self._under_way += len(starts)
+        blocks = [
+            self._pool.submit(self._fill, stored, view[start : start + self._block_bytes], start) for start in starts
+        ]
+        return _Reading(room, blocks)
 
     def _fill(self, stored: StoredTensor, view: memoryview, start: int) -> None:
         folder, name = stored.file.parent, stored.file.name
@@ -109,7 +136,8 @@ class WeightReader:
                 done += count
         except OSError as error:
             raise ModelFolderError(folder, f"{name} cannot be read ({error.strerror})") from None
-        self._count(done, 0)
+        finally:
+            self._count(done)
 
     def _descriptor(self, file: Path) -> int:
         with self._lock:
@@ -117,22 +145,31 @@ class WeightReader:
                 self._files[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
             return self._files[file]
 
-    def _count(self, done: int, under_way: int) -> None:
-        """Add to what is known, and tell it now and then."""
+    def _count(self, done: int) -> None:
+        """A block has been read, or could not be: add it to what is known, and tell it now and then."""
         now = time.monotonic()
         with self._lock:
-            if under_way > 0 and not self._under_way:
-                self._began = now
-            self._under_way += under_way
             self.read_bytes += done
-            if under_way < 0 and not self._under_way:
-                self.read_seconds += now - self._began
-            tell = done > 0 and now - self._told_at >= self._told_every_seconds
-            if tell:
+            self._under_way -= 1
+            seconds = self.read_seconds + now - self._began
+            if not self._under_way:
+                self.read_seconds = seconds
+            if now - self._told_at >= self._told_every_seconds:
                 self._told_at = now
-            read_bytes, seconds = self.read_bytes, self.read_seconds + (now - self._began if self._under_way else 0.0)
-        if tell:
-            self._told(read_bytes, seconds)
+                self._told(self.read_bytes, seconds)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A tensor's place in memory, and the blocks that are being read into it."""
+
+    room: torch.Tensor
+    blocks: list[Future[None]]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Layer 2 before layer 10: the order in which transformers takes tensors."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
 class LazyTensor:
@@ -143,7 +180,7 @@ class LazyTensor:
         self._reader, self._stored = reader, stored
 
     def __getitem__(self, _: EllipsisType) -> torch.Tensor:
-        return self._reader.read(self._stored)
+        return self._reader.take(self._stored)
 
     def get_shape(self) -> list[int]:
         """As safetensors' slices have it."""

@@ -251,7 +251,7 @@ def test_a_file_that_shrinks_while_it_is_read(share: TinyModel) -> None:
     cut_off(share.base / WEIGHTS)
     last = max(tensors.values(), key=lambda stored: stored.begin)
     with WeightReader(lambda read_bytes, seconds: None) as reader, pytest.raises(ModelFolderError) as error:
-        reader.read(last)
+        reader.take(last)
     assert str(error.value) == f"{share.base}: {WEIGHTS} became shorter while it was read: was it replaced?"
 
 

@@ -58,7 +58,7 @@ def assert_as_stored(tensors: dict[str, Any], folder: Path) -> None:
         assert torch.equal(own, expected[name].contiguous().reshape(-1).view(torch.uint8)), name
 
 
-@pytest.mark.parametrize("block_bytes", [1000, 8 * 1024 * 1024])
+@pytest.mark.parametrize("block_bytes", [1000, 4 * 1024 * 1024])
 def test_every_number_format(folder: Path, block_bytes: int) -> None:
     tensors, _ = read(folder, block_bytes=block_bytes)
     assert_as_stored(tensors, folder)

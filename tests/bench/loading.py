@@ -148,7 +148,8 @@ def in_blocks(folder: Path, readers: int, block_bytes: int) -> dict[str, torch.T
     tensors = check_model_folder(folder)
     reader = WeightReader(lambda read_bytes, seconds: None, readers=readers, block_bytes=block_bytes)
     with reader, ThreadPoolExecutor(min(4, os.cpu_count() or 4)) as pool:
-        return dict(zip(tensors, pool.map(reader.read, tensors.values()), strict=True))
+        lazy = reader.lazy(tensors)
+        return dict(zip(lazy, pool.map(lambda tensor: tensor[...], lazy.values()), strict=True))
 
 
 def _blocks(readers: int, megabytes: int) -> Callable[[Path], dict[str, torch.Tensor]]:
@@ -162,7 +163,10 @@ WAYS: dict[str, Callable[[Path], dict[str, torch.Tensor]]] = {
     **{
         f"blocks of {size} MiB, {readers} at once": _blocks(readers, size) for readers, size in ((1, 8), (4, 8), (8, 1))
     },
-    **{f"blocks of {size} MiB, {readers} at once": _blocks(readers, size) for readers, size in ((8, 8), (16, 8))},
+    **{
+        f"blocks of {size} MiB, {readers} at once": _blocks(readers, size)
+        for readers, size in ((1, 8), (4, 8), (8, 8), (16, 8), (16, 4), (16, 1))
+    },
 }
 
 

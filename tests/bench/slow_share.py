@@ -29,6 +29,8 @@ READ = struct.Struct("<QQIIQII")
 LOOKUP, FORGET, GETATTR, OPEN, READ_FILE, STATFS, RELEASE, FLUSH = 1, 2, 3, 14, 15, 17, 18, 25
 INIT, OPENDIR, READDIR, RELEASEDIR, INTERRUPT, DESTROY, BATCH_FORGET = 26, 27, 28, 29, 36, 38, 42
 ASYNC_READ, MAX_PAGES = 1 << 0, 1 << 22
+KEEP_CACHE = 1 << 1
+"""What was read stays in memory when a file is opened again, as an SMB client does that has a lease on the file."""
 
 LARGEST_READ_BYTES = 1024 * 1024
 """What one request may ask for: Azure Files' SMB server allows 1 MiB (and the Linux client asks for as much)."""
@@ -118,7 +120,7 @@ class SlowShare:
         if opcode == GETATTR:
             return struct.pack("<QII", VALID_SECONDS, 0, 0) + self._attributes(node)
         if opcode in (OPEN, OPENDIR):
-            return struct.pack("<QII", 0, 0, 0)
+            return struct.pack("<QII", 0, KEEP_CACHE, 0)
         if opcode == READDIR:
             return self._listing(node, *struct.unpack_from("<QQI", body)[1:])
         if opcode == READ_FILE:
