@@ -15,6 +15,7 @@ import httpx
 import pytest
 import yaml
 
+from scripts import cli
 from tests.conftest import ROOT, RunningStandIn, checkout, running_stand_in
 from tests.workflows.github import REQUEST_TOKEN, Issuer, running_issuer, write_actions
 
@@ -197,6 +198,14 @@ def test_an_assertion_is_only_for_jobs_with_an_environment() -> None:
     for file, name, job in _jobs():
         if job["permissions"].get("id-token") == "write":
             assert "environment" in job, f"{file}: {name} could sign in without an environment's rules"
+
+
+def test_every_button_is_a_verb() -> None:
+    # YAML takes the key `on` for the truth value.
+    (inputs,) = [
+        events["workflow_dispatch"]["inputs"] for key, events in _workflows()["operate.yml"].items() if key is True
+    ]
+    assert set(inputs["verb"]["options"]) < set(cli.inferops.commands)
 
 
 def test_no_cloud_secret_is_read() -> None:
