@@ -82,9 +82,11 @@ def test_an_interrupt_ends_it_like_a_termination(tmp_path: Path) -> None:
 
 
 def test_what_is_not_known_is_said_and_not_invented(stand_in: RunningStandIn) -> None:
-    for path in ("/stand-in/nothing", f"/{stand_in.announcement['tenant']}/oauth2/v2.0/devicecode"):
+    tenant = stand_in.announcement["tenant"]
+    for path in ("/stand-in/nothing", f"/{tenant}/oauth2/v2.0/devicecode", "/v1.0/servicePrincipals"):
         answer = httpx.get(stand_in.announcement["authority"] + path, verify=stand_in.trust)
         assert answer.status_code in (404, 501)
+        assert answer.headers["content-type"].startswith("application/json")
         assert path.rsplit("/", 1)[1] in answer.text
 
 

@@ -20,7 +20,7 @@ from infra.emulator import identity as entra
 from infra.emulator import ports
 from infra.emulator.certificate import ensure_certificate, server_context
 from infra.emulator.containerapps import ContainerAppsProvider
-from infra.emulator.exceptions import AzureError
+from infra.emulator.exceptions import AzureError, NotEmulated
 from infra.emulator.fault_switch import FaultSwitch
 from infra.emulator.faults import Faults
 from infra.emulator.files import FileService
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _RESOURCE_MANAGER = frozenset({"subscriptions", "providers", "tenants", "locations", "metadata"})
 _AUTHORITY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|common|organizations")
+# Microsoft Graph, which clients look for at the address that /metadata/endpoints gives. No account has such a name.
+_GRAPH = "v1.0"
 _FILE_HOST = re.compile(r"([a-z0-9]{3,24})\.file\.(core\.)?localhost(:\d+)?")
 
 
@@ -129,6 +131,9 @@ class StandIn:
             return await self._own(request, rest)
         if _AUTHORITY.fullmatch(word):
             return await self._switch.through(request, "identity", self.identity, lambda: self.identity.handle(request))
+        if word == _GRAPH:
+            refusal = NotEmulated(f"Microsoft Graph ({request.path})")
+            return web.json_response({"error": refusal.as_dict()}, status=refusal.status)
         if not first:
             return web.json_response({"service": "inferops stand-in for Azure", "apps": "/stand-in/apps"})
         return await self._file(request, first, rest)
