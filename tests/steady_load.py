@@ -14,6 +14,10 @@ from scripts.endpoint import Endpoint
 from scripts.errors import CloudError
 
 
+PAUSE_SECONDS = 0.5
+"""After a chat that was lost, before the caller asks the next."""
+
+
 @dataclass
 class SteadyLoad:
     """What has come of the chats so far. Seconds count from the start of the load."""
@@ -51,7 +55,7 @@ def steady_load(endpoint: Endpoint, *, callers: int, max_tokens: int) -> Iterato
                 except CloudError as error:
                     with load.lock:
                         load.lost.append((asked - began, error.message))
-                    over.wait(0.1)
+                    over.wait(PAUSE_SECONDS)
                 else:
                     with load.lock:
                         load.answered += 1

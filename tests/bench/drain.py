@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,8 @@ def measure(scenario: str, values: dict[str, Any], callers: int, tokens: int) ->
                 load.wait_for(callers, seconds=120)
                 (session.root / "inference" / "changed.txt").write_text("another release\n")
                 rows = [observed(session, scenario, "deploy", load), observed(session, scenario, "rollback", load)]
-            for seconds, why in load.lost:
-                sys.stderr.write(f"{scenario}: the chat at {seconds:.1f} s was lost: {why}\n")
+            for why, count in Counter(why for _, why in load.lost).items():
+                sys.stderr.write(f"{scenario}: {count} lost: {why}\n")
             return rows
 
 
