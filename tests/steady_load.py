@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from scripts.endpoint import Endpoint
 from scripts.errors import CloudError
 
-
 PAUSE_SECONDS = 0.5
 """After a chat that was lost, before the caller asks the next."""
 
