@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def measure(world: World, runs: int) -> dict[str, Cost]:
         world.change(next(numbers))
         return cost_of(deploy, world.root)
 
-    kinds = {
+    kinds: dict[str, Callable[[], Cost]] = {
         "python -c pass": lambda: cost_of([sys.executable, "-c", "pass"], world.root),
         "inferops --help": lambda: cost_of([str(COMMAND), "--help"], world.root),
         "deploy, one file changed": deploy_with_one_file_changed,

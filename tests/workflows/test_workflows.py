@@ -201,11 +201,8 @@ def test_an_assertion_is_only_for_jobs_with_an_environment() -> None:
 
 
 def test_every_button_is_a_verb() -> None:
-    # YAML takes the key `on` for the truth value.
-    (inputs,) = [
-        events["workflow_dispatch"]["inputs"] for key, events in _workflows()["operate.yml"].items() if key is True
-    ]
-    assert set(inputs["verb"]["options"]) < set(cli.inferops.commands)
+    (options,) = re.findall(r"options: \[(.+)\]", (WORKFLOWS / "operate.yml").read_text())
+    assert set(options.split(", ")) < set(cli.inferops.commands)
 
 
 def test_no_cloud_secret_is_read() -> None:
