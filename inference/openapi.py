@@ -80,7 +80,7 @@ def _complete(document: Json) -> None:
             if method == "post":
                 codes = list(_ERRORS)
                 responses["200"]["description"] = "The answer; with `stream`, its pieces as server-sent events"
-                responses["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+                responses["200"]["content"]["text/event-stream"] = {}
             for code in codes:
                 responses[code] = {"description": _ERRORS[code], "content": _ERROR_BODY}
                 if code in ("429", "503"):
@@ -154,7 +154,10 @@ def _operation(method: str, path: str, operation: Json) -> Iterator[str]:
         yield f"<h4>Body</h4><p>{_kind(body)}</p>"
     yield "<h4>Answers</h4><div class='scroll'><table>"
     for code, response in sorted(operation["responses"].items()):
-        kinds = (f"{media}: {_kind(content['schema'])}" for media, content in response.get("content", {}).items())
+        kinds = [
+            f"{media}: {_kind(content['schema'])}" if content else media
+            for media, content in response.get("content", {}).items()
+        ]
         yield f"<tr><td>{code}</td><td>{_prose(response['description'])}</td><td>{'<br>'.join(kinds)}</td></tr>"
     yield "</table></div>"
 

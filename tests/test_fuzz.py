@@ -10,7 +10,7 @@ __all__ = ["server", "tiny_model"]
 
 def test_odd_requests_break_nothing(server: Server) -> None:
     logged = len(server.log())
-    report = Fuzzer(server.address, count=240, seed=20).run()
+    report = Fuzzer(server, count=240, seed=20).run()
     assert report.requests >= 200
     assert report.violations == []
     assert report.same_answers > 0, "the greedy question was asked meanwhile"

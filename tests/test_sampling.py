@@ -200,3 +200,13 @@ def test_a_row_without_any_token_fails_alone() -> None:
     stuck = [Choice(temperature, bias=forbidden, seed=1) for temperature in (0.0, 1.0)]
     assert choose(logits, [*stuck, Choice(0.0)]) == [None, None, 1]
     assert [choice.error for choice in stuck] == ["no token may come next"] * 2
+
+
+def test_a_row_that_has_no_finite_likelihood_fails_alone() -> None:
+    logits = torch.tensor([[0.0, 3.0, 1.0]]).repeat(3, 1)
+    endless = Choice(1.0, repetition_penalty=5e-324, prompt=[1])
+    choices = [Choice(1.0, seed=1), endless, Choice(0.0)]
+    first, none, last = choose(logits, choices)
+    assert (none, last) == (None, 1)
+    assert first is not None
+    assert endless.error == "no token may come next"

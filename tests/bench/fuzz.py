@@ -38,7 +38,7 @@ from tests.bench.fuzz_requests import OddRequest, OddRequests
 # The modules of a replica import each other by plain name.
 sys.path.insert(0, str(Path(__file__).parents[2] / "inference"))
 
-from tests.fixtures_inference import BEARER, KEY, environment_for, free_port, make_tiny_model, start_server
+from tests.fixtures_inference import BEARER, KEY, Server, environment_for, free_port, make_tiny_model, start_server
 
 CONNECTIONS = 8
 SHARE_BY_DOCUMENT = 0.2
@@ -61,8 +61,9 @@ class Report:
     """How often the greedy question was asked meanwhile and had its answer."""
     refused_though_valid: int = 0
     """Requests that the document allows and the server refuses by a rule that JSON schema cannot say."""
-    resident_bytes: list[int] = field(default_factory=list)
-    """Memory of the server: at a fifth of the requests, then at every further tenth, then at the end."""
+    memory_bytes: list[int] = field(default_factory=list)
+    """The server's own memory, without what it maps from files: at a fifth of the requests, then at every further
+    tenth, then at the end."""
     seconds: float = 0.0
 
     @property
@@ -71,7 +72,7 @@ class Report:
 
     @property
     def growth_bytes(self) -> int:
-        return self.resident_bytes[-1] - self.resident_bytes[0]
+        return self.memory_bytes[-1] - self.memory_bytes[0]
 
     def violated(self, what: str) -> None:
         if what not in self.violations:
@@ -79,11 +80,11 @@ class Report:
 
 
 class Fuzzer:
-    """One run against the server at `address`."""
+    """One run against a server."""
 
-    def __init__(self, address: str, count: int, seed: int) -> None:
-        self._address, self._count = address, count
-        self._client = httpx.Client(base_url=address, headers=BEARER, timeout=SECONDS_TO_ANSWER)
+    def __init__(self, server: Server, count: int, seed: int) -> None:
+        self._address, self._process, self._count = server.address, server.process.pid, count
+        self._client = httpx.Client(base_url=server.address, headers=BEARER, timeout=SECONDS_TO_ANSWER)
         self._document: dict[str, Any] = self._client.get("/openapi.json").json()
         self._models = [model["id"] for model in self._client.get("/v1/models").json()["data"]]
         self._lock = threading.Lock()
@@ -108,7 +109,7 @@ class Fuzzer:
             ended.set()
         others[1].join()
         self._wait_until_idle()
-        self.report.resident_bytes.append(round(self._metrics()["process_resident_memory_bytes"]))
+        self._note_memory()
         if [self._ask(model) for model in self._models] != truth:
             self.report.violated("afterwards a greedy answer is another one")
         self.report.seconds = round(time.monotonic() - began, 1)
@@ -121,15 +122,15 @@ class Fuzzer:
         body["messages"] = [{"role": "user", "content": "the quick brown fox"}]
         answer = self._client.post("/v1/chat/completions", json=body)
         if answer.status_code != 200:
-            self.report.violated(f"a greedy question got {answer.status_code}: {answer.text[:300]}")
-            return ""
+            return f"{answer.status_code}: {answer.text[:300]}"
         return str(answer.json()["choices"][0]["message"]["content"])
 
     def _ask_until(self, ended: threading.Event, truth: list[str]) -> None:
         while not ended.wait(0.2):
             for model, expected in zip(self._models, truth, strict=True):
-                if self._ask(model) != expected:
-                    self.report.violated(f"meanwhile the greedy answer of {model} was another one")
+                answer = self._ask(model)
+                if answer != expected:
+                    self.report.violated(f"meanwhile {model} said {answer!r}, not {expected!r}")
                 self.report.same_answers += 1
 
     # Requests from the document
@@ -179,13 +180,13 @@ class Fuzzer:
                 await self._send(request)
                 done += 1
                 if done % every == 0 and done >= 2 * every:
-                    memory = await asyncio.to_thread(self._metrics)
-                    self.report.resident_bytes.append(round(memory["process_resident_memory_bytes"]))
+                    self._note_memory()
 
         await asyncio.gather(*(work() for _ in range(CONNECTIONS)))
 
     async def _send(self, request: OddRequest) -> None:
         url = httpx.URL(self._address)
+        began = time.monotonic()
         reader, writer = await asyncio.open_connection(url.host, url.port)
         answer = b""
         try:
@@ -202,15 +203,15 @@ class Fuzzer:
             self.report.violated(f"{request.kind}: no end of the answer in {SECONDS_TO_ANSWER:g} s: {_shown(request)}")
         finally:
             writer.transport.abort()
-        self._judge(request, answer)
+        self._judge(request, answer, time.monotonic() - began)
 
-    def _judge(self, request: OddRequest, answer: bytes) -> None:
+    def _judge(self, request: OddRequest, answer: bytes, seconds: float) -> None:
         head, _, body = answer.partition(b"\r\n\r\n")
         status = int(head.split()[1]) if head.startswith(b"HTTP/1.1 ") else None
         self._count_answer(request.kind, str(status or "none"))
         if status is None:
             if request.leave == "never":
-                self.report.violated(f"{request.kind}: no answer ({answer[:50]!r}): {_shown(request)}")
+                self.report.violated(f"{request.kind}: no answer ({answer!r}) after {seconds:.1f} s: {_shown(request)}")
             return
         expected = request.statuses is None or status in request.statuses
         if status >= 500 or not expected:
@@ -231,6 +232,11 @@ class Fuzzer:
             self.report.statuses[status] += 1
 
     # What is left
+
+    def _note_memory(self) -> None:
+        for line in Path(f"/proc/{self._process}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                self.report.memory_bytes.append(int(line.split()[1]) * 1024)
 
     def _metrics(self) -> dict[str, float]:
         """Values by name, summed over labels."""
@@ -267,8 +273,8 @@ def _shown(request: OddRequest) -> str:
 
 
 @contextlib.contextmanager
-def _server() -> Iterator[tuple[str, Path]]:
-    """A server of its own, in which half-sent bodies and endless requests end soon; its address and its log."""
+def _server() -> Iterator[Server]:
+    """A server of its own, in which half-sent bodies and endless requests end soon."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         tiny = make_tiny_model(folder / "share")
@@ -276,7 +282,7 @@ def _server() -> Iterator[tuple[str, Path]]:
         server = start_server(folder, environment_for(tiny, free_port(), **variables))
         try:
             server.wait_until("ready")
-            yield server.address, server.log_file
+            yield server
         finally:
             server.end()
 
@@ -294,9 +300,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="one document on stdout")
     options = parser.parse_args()
-    with _server() as (address, log):
-        report = Fuzzer(address, options.requests, options.seed).run()
-        for line in tracebacks(log.read_text(encoding="utf-8")):
+    with _server() as server:
+        report = Fuzzer(server, options.requests, options.seed).run()
+        for line in tracebacks(server.log()):
             report.violated(f"a traceback in the log: {line}")
     if report.growth_bytes > GROWTH_BYTES:
         report.violated(f"memory grew by {report.growth_bytes / 1e6:.0f} MB")
@@ -313,7 +319,7 @@ def _print(report: Report) -> None:
         print(f"{title}: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
     print(f"the greedy question meanwhile: {report.same_answers} answers")
     print(f"allowed by the document, refused by a rule beyond it: {report.refused_though_valid}")
-    print("memory, MB: " + " ".join(f"{size / 1e6:.0f}" for size in report.resident_bytes))
+    print("memory, MB: " + " ".join(f"{size / 1e6:.0f}" for size in report.memory_bytes))
     print(f"violations: {len(report.violations)}")
     for violation in report.violations:
         print(f"- {violation}")
