@@ -142,10 +142,7 @@ def recorded(
     Runs before it that never ended are noted as cut off: the lock is ours, so they are dead. An outcome that cannot be
     written is said and no error: what was done is done, and the next run notes it.
     """
-    before = [
-        dataclasses.replace(old, outcome=old.outcome or "cut off") if old.outcome is None else old
-        for old in read(share, current)
-    ]
+    before = [old if old.outcome else dataclasses.replace(old, outcome="cut off") for old in read(share, current)]
     _write(share, lock, [*before, entry])
     run = Run()
     outcome: Outcome = "done" if entry.release is None else "proven"
