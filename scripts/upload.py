@@ -40,8 +40,8 @@ RECORD_BYTES = 32 * 1024 * 1024
 """How much of a large file is confirmed before that is written down, in one request: the most that is sent again."""
 
 SENT_METADATA = "sent"
-"""The metadata key for how many bytes from the beginning the service has confirmed. The list of a file's ranges would
-need no request before, but says nothing of what was in a range when the upload was cut off."""
+"""The metadata key for how many bytes from the beginning the service has confirmed, each range by its MD5. The service
+lists a file's ranges too, but the list does not tell a range that was confirmed from one that was cut off."""
 
 _COPY_POLLING_SECONDS = 1.0
 
