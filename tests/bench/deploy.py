@@ -1,10 +1,13 @@
 """What the command itself takes: `inferops --help`, a deploy that changes nothing, and one with one changed file.
 
-    python -m tests.bench.deploy [--json] [--runs 7]
+    python -m tests.bench.deploy [--json] [--runs 7] [--command FILE]
 
 The command is a process of its own, as typed. The share is the stand-in's; the app starts at once and answers without a
 model (tests/release_world.py), so that what is left is the tool's own time: Python's start, signing in, reading the
 checkout, the requests, the proof's questions. Medians, in seconds.
+
+--command takes that of another environment, as a runner's, which has what the command needs and nothing else: the SDK
+loads aiohttp, and httpx loads trio, wherever they find them.
 """
 
 from __future__ import annotations
@@ -27,8 +30,6 @@ from pathlib import Path
 from tests.conftest import running_stand_in
 from tests.release_world import World, running_world
 
-COMMAND = Path(sys.executable).parent / "inferops"
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -47,9 +48,9 @@ def cost_of(command: Sequence[str], folder: Path) -> Cost:
     return Cost(seconds, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
 
 
-def measure(world: World, runs: int) -> dict[str, Cost]:
+def measure(world: World, command: Path, runs: int) -> dict[str, Cost]:
     """Medians over the runs, after one that warms up."""
-    deploy = [str(COMMAND), "deploy", "local", "--config", "world.json"]
+    deploy = [str(command), "deploy", "local", "--config", "world.json"]
     numbers = itertools.count()
 
     def deploy_with_one_file_changed() -> Cost:
@@ -58,7 +59,7 @@ def measure(world: World, runs: int) -> dict[str, Cost]:
 
     kinds: dict[str, Callable[[], Cost]] = {
         "python -c pass": lambda: cost_of([sys.executable, "-c", "pass"], world.root),
-        "inferops --help": lambda: cost_of([str(COMMAND), "--help"], world.root),
+        "inferops --help": lambda: cost_of([str(command), "--help"], world.root),
         "deploy, one file changed": deploy_with_one_file_changed,
         "deploy, nothing changed": lambda: cost_of(deploy, world.root),
     }
@@ -77,11 +78,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--runs", type=int, default=7)
+    own = Path(sys.executable).parent / "inferops"
+    parser.add_argument("--command", type=Path, default=own, help="of another environment, as a runner's (%(default)s)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with running_stand_in(folder / "state") as stand_in, running_world(stand_in, folder) as world:
-            found = measure(world, arguments.runs)
+            found = measure(world, arguments.command.absolute(), arguments.runs)
     if arguments.json:
         load = os.getloadavg()[0]
         print(json.dumps({"load": load, **{name: dataclasses.asdict(cost) for name, cost in found.items()}}, indent=2))
