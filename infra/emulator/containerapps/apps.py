@@ -265,14 +265,16 @@ class ContainerApps(ResourceType):
 
     async def _settle(self, resource_id: ResourceId) -> None:
         """Defaults, and a new revision if the template is another one. Succeeded does not mean that it is ready."""
-        await self._work(resource_id)
+        await self._work()
+        hindered = await self._hindered(resource_id)
         document = self.document(resource_id)
         accepted = document["properties"]
         settled = documents.settled(accepted)
         template = settled["template"]
         workload = self.workload(resource_id)
         try:
-            await self.cloud.faults.hinder(str(resource_id))
+            if hindered is not None:
+                raise hindered
             with self.cloud.store.transaction():
                 latest = workload.revisions.latest()
                 suffix = template["revisionSuffix"]
@@ -296,27 +298,35 @@ class ContainerApps(ResourceType):
             workload.start()
         workload.changed()
 
-    async def _work(self, resource_id: ResourceId) -> None:
-        """The time that the service takes. It never ends once the stand-in stops: the next start begins anew.
-
-        Raises AzureError when the app is gone by then, or is on its way: a change must not bring it back.
-        """
+    async def _work(self) -> None:
+        """The time that the service takes. It never ends once the stand-in stops: the next start begins anew."""
         await asyncio.sleep(self._pace.quick(_WORK_SECONDS))
         if self._closed:
             await asyncio.Event().wait()
+
+    async def _hindered(self, resource_id: ResourceId) -> AzureError | None:
+        """What the fault switch lets the work on an app fail with.
+
+        Raises AzureError when the app is gone by now, or on its way: a change must not bring it back.
+        """
+        failure: AzureError | None = None
+        try:
+            await self.cloud.faults.hinder(str(resource_id))
+        except AzureError as problem:
+            failure = problem
         if self.document(resource_id)["properties"]["provisioningState"] == DELETING:
             raise AzureError(404, "ResourceNotFound", f"The container app '{resource_id.name}' is being deleted.")
+        return failure
 
     async def _switch(self, call: Call, resource_id: ResourceId, document: dict[str, Any], running: str) -> Answer:
         """start and stop: all replicas come back, or end."""
 
         async def switch() -> None:
-            await self._work(resource_id)
-            try:
-                await self.cloud.faults.hinder(str(resource_id))
-            except AzureError:
+            await self._work()
+            failure = await self._hindered(resource_id)
+            if failure is not None:
                 self._set_state(resource_id, {"provisioningState": FAILED})
-                raise
+                raise failure
             self._set_state(resource_id, {"runningStatus": running, "provisioningState": SUCCEEDED})
             workload = self.workload(resource_id)
             workload.changed()
