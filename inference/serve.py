@@ -52,6 +52,8 @@ def main() -> int:
         log.warning("nothing reads the variable %s", variable)
     # Nothing here may look for a network: models come from the share, and nobody is told what is served.
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_ANALYTICS_ENABLED="False")
+    # Gradio would make a table of its last ten thousand events after each of them, for a dashboard that is not served.
+    os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
     # Threads that wait for work sleep instead of spinning: where cores are shared, or a container's share of them is
     # counted, a token is ten times sooner (measured on two busy cores: 4 ms instead of 47 ms). Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
