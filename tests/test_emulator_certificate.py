@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from infra.emulator.certificate import ensure_certificate
+from infra.emulator.certificate import ensure_certificate, server_context
 
 
 def _names(chain: Path) -> set[str]:
@@ -43,3 +44,19 @@ def test_a_certificate_without_a_name_that_is_served_is_replaced(tmp_path: Path)
     chain.write_bytes(old.public_bytes(Encoding.PEM))
     assert ensure_certificate(tmp_path)[1] == chain
     assert {"localhost", "*.file.core.localhost"} <= _names(chain)
+
+
+@pytest.mark.parametrize("stops_at", ["key.pem", "certificate.new"])
+def test_what_ends_while_it_makes_one_leaves_nothing_that_does_not_fit(tmp_path: Path, stops_at: str) -> None:
+    """It ends where something stands in its way; once that is gone, all three are made anew."""
+    authority, chain, key = ensure_certificate(tmp_path)
+    authority.unlink()
+    (tmp_path / stops_at).unlink(missing_ok=True)
+    (tmp_path / stops_at).mkdir()
+    with pytest.raises(OSError, match=stops_at):
+        ensure_certificate(tmp_path)
+    (tmp_path / stops_at).rmdir()
+    ensure_certificate(tmp_path)
+    server_context(chain, key)
+    issuer, issued = (x509.load_pem_x509_certificate(file.read_bytes()) for file in (authority, chain))
+    issued.verify_directly_issued_by(issuer)

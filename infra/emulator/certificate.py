@@ -47,6 +47,8 @@ def _is_outdated(chain: Path) -> bool:
 
 
 def _write_new(authority_path: Path, chain_path: Path, key_path: Path) -> None:
+    """The chain goes first and comes last, at once and whole: as long as it is there, the other two belong to it."""
+    chain_path.unlink(missing_ok=True)
     authority_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "inferops stand-in for Azure")])
     authority_id = x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key())
@@ -78,7 +80,9 @@ def _write_new(authority_path: Path, chain_path: Path, key_path: Path) -> None:
         )
     )
     authority_path.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-    chain_path.write_bytes(server.public_bytes(serialization.Encoding.PEM))
+    unfinished = chain_path.with_suffix(".new")
+    unfinished.write_bytes(server.public_bytes(serialization.Encoding.PEM))
+    unfinished.replace(chain_path)
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
