@@ -67,7 +67,9 @@ class Choice:
     def __post_init__(self) -> None:
         self.numbers = random.Random(self.seed)  # noqa: S311 - a choice of words, not a secret
         self._chosen: dict[int, int] = {}
-        self._seen = dict.fromkeys(self.prompt) if self.repetition_penalty != 1 else {}
+        self._seen = set(self.prompt) if self.repetition_penalty != 1 else set()
+        # The same as a tensor, for making one of hundreds of numbers at every step takes longer than all the rest.
+        self._seen_ids = torch.tensor(sorted(self._seen), dtype=torch.long)
         self._changes_logits = bool(
             self.bias
             or self.constraint
@@ -94,10 +96,11 @@ class Choice:
     def change(self, scores: torch.Tensor) -> None:
         """Apply penalties, biases and grammar to this row's logits [vocabulary], in place."""
         if self._seen:
-            seen = torch.tensor(list(self._seen), device=scores.device)
-            found = scores[seen]
-            penalised = torch.where(found < 0, found * self.repetition_penalty, found / self.repetition_penalty)
-            scores[seen] = penalised
+            self._seen_ids = self._seen_ids.to(scores.device)
+            found = scores[self._seen_ids]
+            scores[self._seen_ids] = torch.where(
+                found < 0, found * self.repetition_penalty, found / self.repetition_penalty
+            )
         if self._chosen and (self.frequency_penalty or self.presence_penalty):
             chosen = torch.tensor(list(self._chosen), device=scores.device)
             counts = torch.tensor(list(self._chosen.values()), dtype=scores.dtype, device=scores.device)
@@ -114,8 +117,9 @@ class Choice:
         """Remember a chosen token."""
         if self.frequency_penalty or self.presence_penalty:
             self._chosen[token] = self._chosen.get(token, 0) + 1
-        if self.repetition_penalty != 1:
-            self._seen[token] = None
+        if self.repetition_penalty != 1 and token not in self._seen:
+            self._seen.add(token)
+            self._seen_ids = torch.cat([self._seen_ids, self._seen_ids.new_tensor([token])])
         if self.constraint:
             self.constraint.accept(token)
 
@@ -149,10 +153,12 @@ def _choose(scores: torch.Tensor, choices: Sequence[Choice]) -> list[int | None]
         choice.change(scores[row])
         if choice.constraint and choice.constraint.error:
             choice.error = choice.constraint.error
-        elif not bool(torch.isfinite(scores[row].max())):
+    best = scores.argmax(dim=-1, keepdim=True)
+    for choice, finite in zip(choices, torch.isfinite(scores.gather(1, best)).squeeze(1).tolist(), strict=True):
+        if not finite and choice.error is None:
             # One such row would be drawn from NaN, and fail the step of all the others.
             choice.error = "no token may come next"
-    tokens = scores.argmax(dim=-1).tolist()
+    tokens = best.squeeze(1).tolist()
     drawn = [row for row, choice in enumerate(choices) if choice.temperature > 0 and choice.error is None]
     if drawn:
         temperatures = torch.tensor([[max(choices[row].temperature, COLDEST)] for row in drawn], device=scores.device)
