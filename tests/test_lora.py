@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -182,3 +184,60 @@ def test_merging_that_cannot_be_had(share: Path) -> None:
         attached(share, "attention", "uneven", merge="on")
     with pytest.raises(ValueError, match="INFERENCE_MERGE is on, and the adapter cannot be merged"):
         attached(share, "dora", merge="on")
+
+
+def test_layers_that_do_not_see_rows(tmp_path: Path) -> None:
+    """An expert gets tokens of all rows in one list: its adapters are computed for one adapter at a time."""
+    import adapters
+    import torch
+    from folders import check_adapter_folder
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
+    from weights import WeightReader
+
+    torch.manual_seed(1)
+    config = Qwen2MoeConfig(
+        vocab_size=60,
+        hidden_size=32,
+        intermediate_size=32,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_experts=3,
+        num_experts_per_tok=2,
+    )
+    base: Any = Qwen2MoeForCausalLM(config)
+    base.save_pretrained(tmp_path / "base")
+    lora = LoraConfig(r=4, init_lora_weights=False, target_modules=r".*shared_expert\.up_proj")
+    made: Any = get_peft_model(base, lora)
+    made.save_pretrained(str(tmp_path / "adapter"))
+    tokens = torch.tensor([[5, 9, 2]])
+
+    adapter = AdapterFolder("expert", tmp_path / "adapter")
+    loader: Any = Qwen2MoeForCausalLM
+    fresh = loader.from_pretrained(tmp_path / "base").eval()
+    peft = PeftModel.from_pretrained(loader.from_pretrained(tmp_path / "base"), str(adapter.folder)).eval()
+    with WeightReader(lambda read_bytes, seconds: None) as reader:
+        tensors = {adapter.folder: check_adapter_folder(adapter.folder)}
+        adapted = adapters.attach(fresh, [adapter], tensors, reader, merge="off")
+    assert not adapted.mixes
+    adapted.module.set_adapter(adapted.names["expert"])
+    with torch.inference_mode():
+        torch.testing.assert_close(adapted.module(tokens).logits, peft(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_an_adapter_that_names_another_base_is_served_with_a_warning(
+    share: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(share / "base", tmp_path / "base")
+    shutil.copytree(share / "attention", tmp_path / "attention")
+    attached(tmp_path, "attention")
+    assert not caplog.messages, "trained in a folder of the same name"
+    file = tmp_path / "attention" / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(config | {"base_model_name_or_path": "org/Another-7B"}), encoding="utf-8")
+    attached(tmp_path, "attention")
+    assert len(caplog.messages) == 1
+    assert "adapter attention was trained on org/Another-7B" in caplog.messages[0]
