@@ -52,7 +52,7 @@ class Awaited:
 
 
 class SlotTable:
-    """The slots of one cache. A row takes a place, and leaves it with what it has computed, or with nothing."""
+    """The slots of one cache. A row takes a place, and leaves in it what it has computed."""
 
     def __init__(self, slots: int) -> None:
         self._slots = [_Slot(number) for number in range(slots)]
@@ -65,11 +65,6 @@ class SlotTable:
     def slot(self, row: Row) -> int:
         """The number of the slot that the row has."""
         return self._slot_of[row].number
-
-    @property
-    def held_tokens(self) -> int:
-        """How many tokens stand in the cache, of rows that run and of rows that have ended."""
-        return sum(slot.tokens.size if slot.row is None else slot.row.computed for slot in self._slots)
 
     def take(self, row: Row) -> Place | Awaited:
         """A place for the row; or the row to wait for, which is computing a beginning that both share.
@@ -103,11 +98,11 @@ class SlotTable:
         self._slot_of[row] = slot
         return place
 
-    def leave(self, row: Row, *, keep: bool = True) -> None:
-        """The row's slot is free; `keep`: what it holds may be reused."""
+    def leave(self, row: Row) -> None:
+        """The row's slot is free, and what the row has computed may be reused."""
         slot = self._slot_of.pop(row)
         slot.row = None
-        slot.tokens = np.asarray(row.tokens[: row.computed] if keep else [], np.int64)
+        slot.tokens = np.asarray(row.tokens[: row.computed], np.int64)
         self._touch(slot)
 
     def forget(self) -> None:

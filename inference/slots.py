@@ -134,11 +134,6 @@ class SlotBatch:
         self._cache = Cache(layers=list(self._layers))
         self._call_costs_tokens = CALL_COSTS_TOKENS[model.device.type]
 
-    @property
-    def held_tokens(self) -> int:
-        """How many tokens the cache holds, of rows that run and of rows that have ended."""
-        return self._table.held_tokens
-
     def add(self, row: Row) -> None:
         if len(self._rows) >= self.slots:
             raise ValueError(f"all {self.slots} slots are taken")
@@ -206,12 +201,13 @@ class SlotBatch:
         the shortest first, so that they do not wait for a long one."""
         waiting = [row for row in self._rows if row not in self._table or row.computed < len(row.tokens) - 1]
         left = self._pace.tokens(continuing=continuing, waiting=len(waiting)) if waiting else 0
-        granted: dict[Row, int] = {}
+        oldest = next((row for row in waiting if self._place(row)), None)
         line = sorted(waiting, key=lambda row: len(row.tokens) - row.computed)
-        for row, most in [(row, (left + 1) // 2) for row in waiting[:1]] + [(row, left) for row in line]:
-            if left and (row in self._table or self._place(row)):
-                more = min(most, left, len(row.tokens) - row.computed - granted.get(row, 0))
-                granted[row] = granted.get(row, 0) + more
+        granted = dict.fromkeys(waiting, 0)
+        for row, most in [(oldest, (left + 1) // 2), *((row, left) for row in line)]:
+            if row is not None and left and self._place(row):
+                more = min(most, left, len(row.tokens) - row.computed - granted[row])
+                granted[row] += more
                 left -= more
         return [
             _Part(row, self._table.slot(row), row.computed, row.computed + length)
@@ -220,7 +216,10 @@ class SlotBatch:
         ]
 
     def _place(self, row: Row) -> bool:
-        """Give the row a slot that holds as much of its prompt as is known; False: another row is computing more."""
+        """See that the row has a slot that holds as much of its prompt as is known; False: another row is computing
+        more of it."""
+        if row in self._table:
+            return True
         awaited = self._awaited.get(row)
         if awaited is not None and awaited.row in self._table and awaited.row.computed < awaited.length:
             return False

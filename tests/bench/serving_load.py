@@ -52,7 +52,7 @@ class Client:
 
     async def ask(self, http: httpx.AsyncClient, asked: Asked, pieces: list[float] | None = None) -> Answered:
         """Send the request and read its stream to the end; when each piece comes is noted in `pieces` at once. Raises
-        RuntimeError for an answer without text."""
+        RuntimeError when the server says that it failed."""
         body = {
             "model": self._model,
             "messages": list(asked.messages),
@@ -66,11 +66,13 @@ class Client:
             if response.status_code != 200:
                 raise RuntimeError(f"{response.status_code}: {(await response.aread()).decode()[:300]}")
             async for line in response.aiter_lines():
-                if line.startswith("data: {") and _text(json.loads(line[6:])):
+                event = json.loads(line[6:]) if line.startswith("data: {") else {}
+                if "error" in event:
+                    raise RuntimeError(str(event["error"])[:300])
+                if _text(event):
                     pieces.append(time.perf_counter())
-        if not pieces:
-            raise RuntimeError("an answer had no text")
-        return Answered(sent, tuple(pieces))
+        # Tokens that no text came of, such as half a character, are there when the stream ends.
+        return Answered(sent, tuple(pieces) or (time.perf_counter(),))
 
     async def together(self, requests: Sequence[Asked], in_flight: int) -> list[Answered]:
         """Ask everything, `in_flight` at a time."""
