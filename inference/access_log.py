@@ -100,17 +100,24 @@ class AccessLog:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
-        request_id, began, status = _request_id(scope), time.monotonic(), None
+        request_id, began, status, gone = _request_id(scope), time.monotonic(), None, False
+
+        async def heard() -> Message:
+            nonlocal gone
+            message = await receive()
+            gone = gone or message["type"] == "http.disconnect"
+            return message
 
         async def told(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = int(message["status"])
+                # What is said to nobody is no answer: an alert on errors would ring for every caller who gives up.
+                status = None if gone else int(message["status"])
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
-            await self._application(scope, receive, told)
+            await self._application(scope, heard, told)
         finally:
             exchange = Exchange(
                 request_id,
