@@ -26,7 +26,7 @@ def completion_routes(engine: Engine, about: About) -> APIRouter:
 
     @router.post("/v1/completions", summary="The continuation of a text", response_model=Completion)
     async def completions(body: CompletionBody, request: Request) -> Response:
-        asked = _asked(body)
+        asked = _asked(body, min(DEFAULT_TOKENS, engine.limits.max_new_tokens))
         stream = await submit(engine, asked, request)
         beginning = head("cmpl", stream, about)
         answers = [_Pieces(number, stream) for number in range(asked.answers)]
@@ -51,14 +51,14 @@ def completion_routes(engine: Engine, about: About) -> APIRouter:
     return router
 
 
-def _asked(body: CompletionBody) -> CompletionRequest:
+def _asked(body: CompletionBody, default_tokens: int) -> CompletionRequest:
     """What the engine is asked. Raises ApiError for parameters that do not go together."""
     check_stream_options(body)
     if body.echo and body.logprobs is not None:
         said = "`echo` together with `logprobs` is not supported: prompts have no log probabilities here."
         raise ApiError(400, invalid(said, "echo", "unsupported_parameter"))
     told = body.generation()
-    told["max_tokens"] = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
+    told["max_tokens"] = default_tokens if body.max_tokens is None else body.max_tokens
     return CompletionRequest(
         **told,
         prompts=[prompt.as_engine_reads() for prompt in body.prompt],
