@@ -84,6 +84,12 @@ def test_outside_a_job_everything_does_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     assert not outside.is_running
     assert outside.run_url is None
+    assert outside.actor is None
+
+
+def test_who_started_the_job(tmp_path: Path) -> None:
+    assert job(tmp_path, GITHUB_ACTOR="octocat").actor == "octocat"
+    assert github.current_job({"GITHUB_ACTOR": "octocat"}).actor is None
 
 
 def test_the_run_url_names_the_attempt(tmp_path: Path) -> None:
