@@ -181,16 +181,19 @@ class _LargeFile:
         self._recorded = sent
         sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         end = 0
-        for content in _ranges_of(self._file):
-            offset, end = end, end + len(content)
-            sha256.update(content)
-            md5.update(content)
-            if end <= sent or is_zero(content):
-                self._counter.add(entry.path, len(content))
-            else:
-                request = self._requests.submit(len(content), partial(self._send_range, content, offset))
-                self._waiting.append((offset, request))
-            self._record(end)
+        # The two hashes of a range are made at the same time: either leaves the interpreter to others meanwhile.
+        with ThreadPoolExecutor(1, thread_name_prefix="hash") as beside:
+            for content in _ranges_of(self._file):
+                offset, end = end, end + len(content)
+                hashed = beside.submit(sha256.update, content)
+                if end <= sent or is_zero(content):
+                    self._counter.add(entry.path, len(content))
+                else:
+                    request = self._requests.submit(len(content), partial(self._send_range, content, offset))
+                    self._waiting.append((offset, request))
+                md5.update(content)
+                hashed.result()
+                self._record(end)
         if end != entry.bytes or sha256.hexdigest() != entry.sha256:
             raise _changed(self._file)
         while self._waiting:
