@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ JSON_OPTIONS = {
     # Exactly-one-of becomes any-of: alternatives of real schemas hardly ever overlap.
     "coerce_one_of": True,
 }
+LARGEST_GRAMMAR = 200_000
+"""Characters. What a grammar costs grows with the square of its width: this one may take some seconds at the worst."""
+MOST_PLACES = 200
+"""How many parts of a wrong schema are tried, to find the place."""
 SUBSCHEMAS = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
 LISTS_OF_SUBSCHEMAS = ("prefixItems", "items", "anyOf", "oneOf", "allOf")
 NAMED_SUBSCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -122,6 +127,8 @@ class Vocabulary:
 
     def constraint(self, grammar: str) -> Constraint:
         """The beginning of a grammar in llguidance's own form. Raises GrammarRefused."""
+        if len(grammar) > LARGEST_GRAMMAR:
+            raise GrammarRefused(f"it has {len(grammar)} characters, and at most {LARGEST_GRAMMAR} can be held")
         # Errors without the parser's state, which has the schema in it.
         matcher = LLMatcher(self._tokens(), grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
         constraint = Constraint(matcher)
@@ -173,13 +180,12 @@ def json_options(*, strict: bool) -> Any:
 
 def _place(schema: Mapping[str, Any], reason: str, problem: Callable[[Any], str | None]) -> str:
     """A JSON pointer (RFC 6901) to the innermost part of the schema that is wrong by itself in the same way."""
-    definitions = {
-        name: schema[name] for name in ("$defs", "definitions") if isinstance(schema, dict) and name in schema
-    }
-    pointer, part, found = "", dict(schema), True
+    definitions = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
+    pointer, part, found, left = "", dict(schema), True, MOST_PLACES
     while found and isinstance(part, dict):
         found = False
-        for names, inner in _parts(part):
+        for names, inner in islice(_parts(part), left):
+            left -= 1
             alone = {**definitions, **inner} if isinstance(inner, dict) else inner
             if problem(alone) == reason:
                 pointer += "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)
@@ -188,7 +194,7 @@ def _place(schema: Mapping[str, Any], reason: str, problem: Callable[[Any], str 
     return pointer
 
 
-def _parts(schema: Mapping[str, Any]) -> Iterable[tuple[tuple[str, ...], Any]]:
+def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """The schemas inside a schema, each with its place."""
     for name in SUBSCHEMAS:
         if name in schema:

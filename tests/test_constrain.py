@@ -118,6 +118,8 @@ def test_blanks_do_not_go_on_for_ever(vocabulary: Vocabulary) -> None:
         ({"$ref": "#"}, "", "no text fulfils it"),
         ({"type": "integer", "minimum": 5, "maximum": 2}, "", "Unsatisfiable"),
         ({"x": float("nan")}, "", "not JSON compliant"),
+        ({"enum": ["x" * 200_001]}, "", "at most 200000 can be held"),
+        ({"properties": {f"p{n}": {} for n in range(300)} | {"last": {"not": {}}}}, "", "Unimplemented keys"),
     ],
 )
 def test_where_a_schema_is_wrong(vocabulary: Vocabulary, schema: Any, place: str, reason: str) -> None:
