@@ -75,11 +75,16 @@ def choose_dtype(
         return dtype
     if not on_cpu:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    if stored not in ("bfloat16", "float16"):
+    if stored_dtype(config) == torch.float32:
         return torch.float32
     ledger["bfloat16_speedup"] = speedup = bfloat16_speedup()
     return torch.bfloat16 if speedup > CLEARLY_QUICKER else torch.float32
+
+
+def stored_dtype(config: Mapping[str, Any]) -> torch.dtype:
+    """The number format that config.json says its weights are stored in; float32 for all but the two 16-bit ones."""
+    stored = str(config.get("dtype") or config.get("torch_dtype"))
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(stored, torch.float32)
 
 
 def bfloat16_speedup() -> float:

@@ -25,7 +25,7 @@ from folders import (
     shape_words,
 )
 from lora import AdaptedModel
-from machine import choose_device, choose_dtype, free_memory, use_processors
+from machine import choose_device, choose_dtype, free_memory, stored_dtype, use_processors
 from packed import pack
 from quantization import check as check_quantization
 from quantization import loading_config, quantize_on_cpu
@@ -80,7 +80,11 @@ def load(
     ledger = {"weights_bytes": float(total)}
     on = choose_device(device)
     check_quantization(quantization, on)
-    chosen = choose_dtype(dtype, on, quantization, read_json(base, "config.json"), ledger)
+    config_json = read_json(base, "config.json")
+    chosen = choose_dtype(dtype, on, quantization, config_json, ledger)
+    int8_on_cpu = quantization == "int8" and on.type == "cpu"
+    # A layer's weights become float32 when it is quantized, one layer after another: all of them at once may not fit.
+    loaded_as = stored_dtype(config_json) if int8_on_cpu else chosen
     report("loading the model", ledger)
     began = time.monotonic()
 
@@ -93,13 +97,13 @@ def load(
 
     with WeightReader(told) as reader:
         tokenizer = _load_tokenizer(base)
-        module = _load_base(base, tensors, reader, on, chosen, loading_config(quantization, on, chosen))
+        module = _load_base(base, tensors, reader, on, loaded_as, loading_config(quantization, on, chosen))
         config = module.config.get_text_config(decoder=True)
         end_tokens = _end_tokens(module, tokenizer)
         architecture, parameters = type(module).__name__, sum(weights.numel() for weights in module.parameters())
         adapted = attach(module, adapters, of_adapters, reader, merge="off" if quantization != "none" else merge)
     report("weights read", {"read_bytes": reader.read_bytes, "read_seconds": reader.read_seconds})
-    if quantization == "int8" and on.type == "cpu":
+    if int8_on_cpu:
         if adapters and not isinstance(adapted.module, AdaptedModel):
             raise ValueError(
                 f"INFERENCE_QUANTIZATION is int8, and on a CPU it cannot be had with {adapted.kind}: say none"

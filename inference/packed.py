@@ -40,8 +40,10 @@ def pack(module: nn.Module) -> int:
     """Replace every linear layer of a model on a CPU by a packed one; how many. Where oneDNN does not compute this
     dtype on this processor, the layers stay, and the log says why."""
     packed = 0
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
+    # Nothing here keeps a layer that was replaced: the plain weights of all of them would be as much memory again.
+    for parent in [part for part in module.modules() if type(part) is not nn.Linear]:
+        for name in [name for name, _ in parent.named_children()]:
+            child = getattr(parent, name)
             if type(child) is not nn.Linear or child.weight.device.type != "cpu":
                 continue
             try:

@@ -44,16 +44,18 @@ def loading_config(quantization: str, device: torch.device, dtype: torch.dtype) 
 def quantize_on_cpu(module: Any) -> int:
     """Put int8 layers in the places of all linear ones but the output layer; how many there are.
 
-    Weights have one scale per output, activations one per call. One layer after another, so that there is never more
-    than one layer twice.
+    Weights have one scale per output, activations one per call; what is not quantized computes in float32. One layer
+    after another, and none is kept, so that there is never more than one layer twice.
     """
     output = module.get_output_embeddings()
     count = 0
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
+    for parent in [part for part in module.modules() if type(part) is not nn.Linear]:
+        for name in [name for name, _ in parent.named_children()]:
+            child = getattr(parent, name)
             if type(child) is nn.Linear and child is not output:
                 setattr(parent, name, _int8(child))
                 count += 1
+    module.float()
     return count
 
 

@@ -285,6 +285,21 @@ def test_int8_layers_with_adapters(tiny_model: TinyModel) -> None:
     assert float((expected[0] - expected[1]).norm() / expected[0].norm()) > 3 * max(off)
 
 
+def test_int8_layers_of_a_model_that_is_stored_in_16_bits(share: TinyModel) -> None:
+    """It is read as it is stored, and computes in float32."""
+    import torch
+
+    edit(share.base / "config.json", lambda config: config.update(dtype="bfloat16"))
+    loaded, _ = load(share, quantization="int8")
+    assert "cpu, float32 with int8 layers" in loaded.description
+    module = loaded.batch.model.module
+    assert {weights.dtype for weights in module.parameters()} == {torch.float32}
+    with torch.inference_mode():
+        logits = module(input_ids=torch.tensor([[5, 9, 2]]), adapter_names=[loaded.adapters["other"]]).logits
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+
+
 def test_what_is_asked_for_and_cannot_be_had(tiny_model: TinyModel) -> None:
     assert "INFERENCE_DTYPE is float16 on a CPU" in reason(tiny_model, dtype="float16")
     assert "INFERENCE_QUANTIZATION is int4 on a CPU" in reason(tiny_model, quantization="int4")
