@@ -100,9 +100,8 @@ class Admission:
             raise RequestRefused(f"Tool calls in `messages` are not supported: {error}.", "messages") from None
         if not calls.renders_results and any(message["role"] == "tool" for message in history):
             raise RequestRefused("The model's chat template writes no messages of the role `tool`.", "messages")
-        if not calls.arguments_as_text:
-            return list(request.messages)
-        return [_with_arguments_as_text(message) for message in request.messages]
+        messages = _with_names(request.messages)
+        return [_with_arguments_as_text(message) for message in messages] if calls.arguments_as_text else messages
 
     def _tokens(self, prompt: str | Sequence[int]) -> list[int]:
         return self._renderer.encode(prompt) if isinstance(prompt, str) else list(prompt)
@@ -237,6 +236,19 @@ def _arguments(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 def _strict(tool: Mapping[str, Any]) -> bool:
     return bool(tool.get("strict"))
+
+
+def _with_names(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """A tool's message with the name of the function that was called: OpenAI's clients give the call's id alone, and
+    some templates want the name."""
+    names: dict[str, str] = {}
+    named = []
+    for message in messages:
+        names |= {call["id"]: call["function"]["name"] for call in message.get("tool_calls", ())}
+        if message["role"] == "tool" and "name" not in message and message["tool_call_id"] in names:
+            message = {**message, "name": names[message["tool_call_id"]]}
+        named.append(message)
+    return named
 
 
 def _with_arguments_as_text(message: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -23,6 +23,9 @@ _NAMES = ("probeFirstFunction", "probeSecondFunction")
 _IDS = ("probeId01", "probeId02")
 _ARGUMENT, _VALUE, _RESULT, _TEXT = "probeArgument", "probeValue", "probeResult", "probeText"
 _ARGUMENTS = re.compile(rf'\{{\s*"{_ARGUMENT}"\s*:\s*"{_VALUE}"\s*\}}')
+_NAME_LAST = re.compile(
+    rf'\{{\s*("\w+"\s*:\s*{_ARGUMENTS.pattern})\s*,\s*("name"\s*:\s*"(?:{"|".join(_NAMES)})")\s*\}}', re.ASCII
+)
 _NO_THOUGHTS = re.compile(r"\s*<think>\s*</think>\s*")
 
 Render = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]], bool], str]
@@ -145,7 +148,7 @@ def find_call_syntax(render: Render, ends: Sequence[str], marks: Sequence[str]) 
     for as_text in (False, True):
         one, two = (_probe_calls(count, as_text) for count in (1, 2))
         try:
-            answer = _where_they_part(text, render([question, one], tools, False), ends)
+            answer = _where_they_part(text, _name_first(render([question, one], tools, False)), ends)
         except RenderFailed as error:
             reason = f"the model's chat template refuses tool calls: {error}"
             continue
@@ -184,6 +187,12 @@ def _probe_calls(count: int, as_text: bool) -> dict[str, Any]:
     return {"role": "assistant", "content": "", "tool_calls": calls}
 
 
+def _name_first(prompt: str) -> str:
+    """Calls whose object has its name at the end, turned: an object's members have no order, and a stream of calls
+    begins with their names."""
+    return _NAME_LAST.sub(r"{\2, \1}", prompt)
+
+
 def _where_they_part(text: str, whole: str, ends: Sequence[str]) -> str:
     """What the assistant writes instead of a text in the same place, up to the token that ends it."""
     shared = next((at for at, (one, other) in enumerate(zip(text, whole, strict=False)) if one != other), len(text))
@@ -205,7 +214,7 @@ def _cut(answer: str, name: str) -> tuple[str, str, str] | None:
 
 def _between(render: Render, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> str | None:
     try:
-        answer = render(messages, tools, False)
+        answer = _name_first(render(messages, tools, False))
     except RenderFailed:
         return None
     at = answer.rfind(_NAMES[1])

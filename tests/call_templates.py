@@ -12,14 +12,14 @@ _OPENING = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 HERMES = (
     "{% if tools %}<|system|>You may call: {% for tool in tools %}{{ tool | tojson }}{% endfor %}<|end|>{% endif %}"
     "{% for message in messages %}{% if message.role == 'tool' %}"
-    "<|user|><tool_response>{{ message.content }}</tool_response><|end|>"
+    "<|user|><tool_response>{{ message.name + ': ' + message.content }}</tool_response><|end|>"
     "{% elif message.tool_calls %}<|assistant|>{{ message.content }}{% for call in message.tool_calls %}"
     '{{ \'\n<tool_call>\n{"name": "\' + call.function.name + \'", "arguments": \' }}'
     "{{ call.function.arguments | tojson }}"
     "{{ '}\n</tool_call>' }}{% endfor %}<|end|>"
     f"{{% else %}}{_TURN}{{% endif %}}{{% endfor %}}{_OPENING}"
 )
-"""Hermes and Qwen: JSON between tags, as many as there are."""
+"""Hermes and Qwen: JSON between tags, as many as there are; here a tool's message must have its name."""
 
 LLAMA = (
     "{% for message in messages %}{% if message.role == 'user' and loop.first and tools %}"
@@ -66,6 +66,17 @@ FENCED = (
     f"{{% endfor %}}{_OPENING}"
 )
 """DeepSeek: arguments as text in a code fence."""
+
+NAME_LAST = (
+    "{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}"
+    "{% for message in messages %}{% if message.role == 'tool' %}"
+    "<|user|><tool_response>{{ message.name + ': ' + message.content }}</tool_response><|end|>"
+    "{% elif message.tool_calls %}<|assistant|>{% for call in message.tool_calls %}"
+    "{{ '<tool_call>\n{ \"arguments\": ' }}{{ call.function.arguments | tojson }}"
+    "{{ ', \"name\": \"' + call.function.name + '\"}\n</tool_call>' }}{% endfor %}<|end|>"
+    f"{{% else %}}{_TURN}{{% endif %}}{{% endfor %}}{_OPENING}"
+)
+"""The first Hermes: the name stands after the arguments, and a tool's message must have one."""
 
 PLAIN = HERMES.replace("</tool_call>", "done").replace("<tool_call>", "functools")
 """Marks that are words like any other to the tokenizer."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from text import PromptRenderer, TextStream
 from tools import ArgumentsPiece, CallBegins, CallReader, CallsUnknown, CallSyntax, Function
 
-from tests.call_templates import HERMES, TEMPLATES, make_calling_tokenizer
+from tests.call_templates import HERMES, NAME_LAST, TEMPLATES, make_calling_tokenizer
 from tests.fixtures_inference import CHAT_TEMPLATE
 
 END = 1
@@ -152,6 +152,13 @@ def test_the_template_tells_the_form(
     assert (found.mark, found.opening, found.middle) == (mark, opening, middle)
     assert (found.between, found.closing) == (between, closing)
     assert found.arguments_as_text == (name == "fenced")
+    assert found.renders_results
+
+
+def test_a_name_after_the_arguments_is_written_before_them() -> None:
+    found = PromptRenderer(make_calling_tokenizer(NAME_LAST), [END]).call_syntax()
+    assert (found.opening, found.middle) == ('<tool_call>\n{"name": "', '", "arguments": ')
+    assert (found.between, found.closing) == ('}\n</tool_call><tool_call>\n{"name": "', "}\n</tool_call>")
     assert found.renders_results
 
 
