@@ -188,12 +188,26 @@ def test_a_manifest_that_names_files_outside_is_refused(world: World, tmp_path: 
 # --- as typed; these are the last, because they remove
 
 
+def test_a_person_at_a_terminal_is_asked(world: World) -> None:
+    before = files(world)
+    keyboard, terminal = os.openpty()
+    try:
+        os.write(keyboard, b"n\n")
+        command = [str(COMMAND), "gc", "local", "--keep", "0", "--config", "world.json"]
+        result = subprocess.run(command, cwd=world.root, stdin=terminal, capture_output=True, text=True, timeout=120)
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
+    assert result.returncode == 0, result.stderr
+    assert "Kept: " in result.stderr and "Remove them? [y/N]" in result.stderr
+    assert result.stdout == "Removed nothing.\n"
+    assert files(world) == before
+
+
 def test_the_verbs_as_typed(world: World, tmp_path: Path) -> None:
     first, second, third, fourth, _ = world.made
     world.change(9)
     assert typed(world, "diff", "local", "--exit-code", code=3)["current"] == third
-    planned = typed(world, "deploy", "local", "--dry-run")
-    assert (planned["changed"], planned["bytes_to_send"]) == (True, len(b"print(9)\n"))
     past = typed(world, "history", "local")
     assert [run["release"] for run in past["runs"]] == [third, fourth, third, second, first]
     assert past["current"] == {"release": third, "proven": True, "previous": None}
