@@ -11,9 +11,9 @@ OURS, THEIRS = "#0b6e4f", "#b8bec4"
 
 
 def draw(found: dict[str, Any], file: Path) -> None:
-    """Seconds of each tool, and how the product's requests grow with what changed. Writes a PNG."""
+    """Seconds of each tool, and how the product's requests grow with what changed; what was measured of it, as PNG."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.5), width_ratios=(3, 2))
-    cases = [*found["small_files"], *found["large_file"]][::-1]
+    cases = [*found.get("small_files", ()), *found.get("large_file", ())][::-1]
     bars = left.barh(
         [f"{case['what']}: {case['by']}" for case in cases],
         [case["seconds"] for case in cases],
@@ -28,8 +28,8 @@ def draw(found: dict[str, Any], file: Path) -> None:
         fontsize=9,
     )
     left.set_xlabel("seconds from start to end of the process (logarithmic)", fontsize=8)
-    for changed in dict.fromkeys(case["changed"] for case in found["growth"]):
-        rows = [case for case in found["growth"] if case["changed"] == changed and case["changed"] != "all new"]
+    for changed in dict.fromkeys(case["changed"] for case in found.get("growth", ())):
+        rows = [case for case in found.get("growth", ()) if case["changed"] == changed and case["changed"] != "all new"]
         if rows:
             sizes, requests = [case["files"] for case in rows], [case["requests"] for case in rows]
             right.loglog(sizes, requests, marker="o", label=f"{changed} changed")
