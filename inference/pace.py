@@ -9,12 +9,15 @@ from __future__ import annotations
 FEWEST_TOKENS = 16
 """Of a prompt in one step: fewer save hardly any time, because the step reads the model's weights anyway."""
 
+LONGER = 0.8
+"""How much longer a step may become for a row that waits: less than the double that is wanted, for steps scatter."""
+
 NEWEST_WEIGHS = 0.25
 """How much the newest step counts in the running means."""
 
 
 class Pace:
-    """For each row that waits for its first token, a step may take once more the time of one that only continues
+    """For each row that waits for its first token, a step may take nearly once more the time of one that only continues
     answers: a prompt alone, however long, makes the others' tokens come half as fast and no slower, and a crowd of new
     rows does not wait for its first tokens until the old ones have ended."""
 
@@ -28,7 +31,7 @@ class Pace:
         plain = self._plain(continuing)
         if not continuing or plain is None or self._seconds_per_token is None:
             return self._most_tokens
-        more_seconds = plain * waiting
+        more_seconds = plain * LONGER * waiting
         return max(
             min(FEWEST_TOKENS, self._most_tokens), min(self._most_tokens, int(more_seconds / self._seconds_per_token))
         )
