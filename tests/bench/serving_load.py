@@ -129,8 +129,9 @@ def throughput(client: Client, in_flight: int, requests: Sequence[Asked]) -> dic
     }
 
 
-def long_prompt(client: Client, new_tokens: int, seed: int) -> dict[str, float]:
-    """How much longer the others wait for their next token while a prompt of 2,000 tokens is computed."""
+def long_prompt(client: Client, new_tokens: int, seed: int) -> dict[str, float | None]:
+    """How much longer the others wait for their next token while a prompt of 2,000 tokens is computed; None where the
+    others had ended by then."""
     others = [Asked(({"role": "user", "content": words(seed + number, 64)},), new_tokens) for number in range(OTHERS)]
     long = Asked(({"role": "user", "content": words(seed + OTHERS, LONG_TOKENS)},), 8)
     answers, last = asyncio.run(client.beside(others, long))
@@ -139,14 +140,14 @@ def long_prompt(client: Client, new_tokens: int, seed: int) -> dict[str, float]:
     before, during = [], []
     for answer in answers:
         for one, other in zip(answer.pieces, answer.pieces[1:], strict=False):
-            if one >= begin and other <= end:
+            if other > begin and one < end:
                 during.append(other - one)
-            elif one >= all_began and (other <= begin or one >= last.pieces[-1]):
+            elif one >= all_began:
                 before.append(other - one)
     return {
         "first_token_seconds": end - begin,
-        "seconds_per_token_p95_without": quantile(before, 0.95),
-        "seconds_per_token_p95_beside": quantile(during, 0.95),
+        "seconds_per_token_p95_without": quantile(before, 0.95) if before else None,
+        "seconds_per_token_p95_beside": quantile(during, 0.95) if during else None,
     }
 
 
@@ -170,6 +171,6 @@ def shared_prefix(client: Client, rounds: int, seed: int) -> dict[str, float]:
 
 
 def quantile(numbers: Sequence[float], share: float) -> float:
-    """The number that this share of them does not exceed; NaN of none."""
+    """The number that this share of them does not exceed."""
     ordered = sorted(numbers)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

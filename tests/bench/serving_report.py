@@ -32,22 +32,26 @@ def _rates(dtype: str, servers: Mapping[str, Any]) -> list[str]:
 
 
 def _latencies(dtype: str, servers: Mapping[str, Any]) -> list[str]:
+    counts = list(next(iter(servers.values()))["in_flight"])
+    shown = "32" if "32" in counts else counts[-1]
     titles = (
-        "first token p50 / p95 at 32, s",
+        f"first token p50 / p95 at {shown}, s",
         "500-token system prompt: first token unknown / known, s",
         "beside a 2,000-token prompt: time per token p95 without / beside, ms",
         "most memory, MB",
     )
     lines = [f"| {dtype} | {' | '.join(titles)} |", f"| --- |{' ---: |' * len(titles)}"]
     for name, figures in servers.items():
-        at = figures["in_flight"].get("32") or list(figures["in_flight"].values())[-1]
+        at = figures["in_flight"][shown]
         prefix, long = figures["shared_prefix"], figures["long_prompt"]
         unknown, known = prefix["first_token_seconds_unknown"], prefix["first_token_seconds_known"]
-        without, beside = long["seconds_per_token_p95_without"] * 1e3, long["seconds_per_token_p95_beside"] * 1e3
+        without, beside = long["seconds_per_token_p95_without"], long["seconds_per_token_p95_beside"]
         cells = (
             f"{at['first_token_seconds_p50']:.2f} / {at['first_token_seconds_p95']:.2f}",
             f"{unknown:.3f} / {known:.3f} ({unknown / known:.1f}x)",
-            f"{without:.0f} / {beside:.0f} ({beside / without:.1f}x)",
+            f"{without * 1e3:.0f} / {beside * 1e3:.0f} ({beside / without:.1f}x)"
+            if without and beside
+            else "ended before",
             f"{figures['most_memory_bytes'] / 1e6:.0f}",
         )
         lines.append(f"| {name} | {' | '.join(cells)} |")
