@@ -42,8 +42,9 @@ from tests.fixtures_inference import BEARER, KEY, Server, environment_for, free_
 
 CONNECTIONS = 8
 SHARE_BY_DOCUMENT = 0.2
-GROWTH_BYTES = 16e6
-"""Memory that may still come in over the second half."""
+GROWTH_SHARE = 0.05
+"""How much memory may still grow over the second half: torch and the allocator keep something for every new mix of
+lengths, and there are many here. The same kinds of requests again and again add nothing."""
 SECONDS_TO_ANSWER = 60.0
 
 
@@ -302,7 +303,7 @@ def main() -> int:
         report = Fuzzer(server, options.requests, options.seed).run()
         for line in tracebacks(server.log()):
             report.violated(f"a traceback in the log: {line}")
-    if report.growth_bytes > GROWTH_BYTES:
+    if report.growth_bytes > GROWTH_SHARE * report.memory_bytes[-1]:
         report.violated(f"memory grew by {report.growth_bytes / 1e6:.0f} MB")
     if options.json:
         print(json.dumps(asdict(report) | {"requests": report.requests, "growth_bytes": report.growth_bytes}))
