@@ -49,6 +49,22 @@ def _ranges(client: object) -> list[tuple[int, int]]:
     return [(found.start, found.end) for found in client.list_ranges()]  # type: ignore[attr-defined]
 
 
+def test_metadata_that_are_set_during_writes_leave_the_ranges_as_written(share: ShareClient) -> None:
+    """What differs on disk while a range is written is no local process's doing, whoever looks at the file then."""
+    client = share.get_file_client("sparse.bin")
+    client.create_file(64 * MIB)
+    data = random.Random(2).randbytes(4 * MIB)
+    offsets = range(0, 64 * MIB, 8 * MIB)
+    writers = [threading.Thread(target=client.upload_range, args=(data, at, len(data))) for at in offsets]
+    for writer in writers:
+        writer.start()
+    for number in itertools.count():
+        client.set_file_metadata({"sent": str(number)})
+        if not any(writer.is_alive() for writer in writers):
+            break
+    assert _ranges(client) == [(at, at + len(data) - 1) for at in offsets]
+
+
 @pytest.mark.parametrize("concurrency", [1, 6])
 def test_large_file_goes_up_and_comes_down(share: ShareClient, concurrency: int) -> None:
     data = random.Random(1).randbytes(11 * MIB + 17)

@@ -6,6 +6,8 @@ import asyncio
 import base64
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from aiohttp import web
 
@@ -136,8 +138,7 @@ async def put_range(backend: Backend, context: Context) -> web.Response:
 async def write_range(backend: Backend, context: Context, first: int, body: bytes | bytearray) -> tuple[Entry, str]:
     """Writes into the file that is asked for. The entry afterwards, and the MD5 of the data in base64."""
     expected = formats.parse_md5(context.header("Content-MD5"))
-    entry, descriptor = _open_for_write(backend, context, first + len(body))
-    try:
+    with _open_for_write(backend, context, first + len(body)) as (entry, descriptor):
 
         def write() -> bytes:
             digest = content.md5(body)
@@ -147,32 +148,34 @@ async def write_range(backend: Backend, context: Context, first: int, body: byte
             return digest
 
         digest = await content.work(len(body), write)
-    finally:
-        os.close(descriptor)
-    after = _reread(backend, context, entry)
-    after.properties.ranges = content.with_range(after.properties.ranges, first, first + len(body))
-    _finish_write(backend, context, after, entry)
+        after = _reread(backend, context, entry)
+        after.properties.ranges = content.with_range(after.properties.ranges, first, first + len(body))
+        _finish_write(backend, context, after, entry)
     return after, base64.b64encode(digest).decode()
 
 
 async def _clear(backend: Backend, context: Context, first: int, end: int) -> web.Response:
-    entry, descriptor = _open_for_write(backend, context, end)
-    try:
+    with _open_for_write(backend, context, end) as (entry, descriptor):
         await content.work(end - first, lambda: content.clear(descriptor, first, end))
-    finally:
-        os.close(descriptor)
-    after = _reread(backend, context, entry)
-    after.properties.ranges = content.without_range(after.properties.ranges, first, end, after.size)
-    _finish_write(backend, context, after, entry)
+        after = _reread(backend, context, entry)
+        after.properties.ranges = content.without_range(after.properties.ranges, first, end, after.size)
+        _finish_write(backend, context, after, entry)
     return context.answer(201, after_write(after))
 
 
-def _open_for_write(backend: Backend, context: Context, end: int) -> tuple[Entry, int]:
+@contextmanager
+def _open_for_write(backend: Backend, context: Context, end: int) -> Iterator[tuple[Entry, int]]:
+    """The file that is asked for and a descriptor to write into it, until the block ends. Raises StorageError."""
     entry = existing_file(backend, context)
     check_writable(entry, context.header("x-ms-lease-id"))
     if end > entry.size:
         raise error("InvalidRange")
-    return entry, os.open(entry.path, os.O_RDWR | os.O_CLOEXEC)
+    descriptor = os.open(entry.path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        with backend.tree.writing(entry):
+            yield entry, descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _reread(backend: Backend, context: Context, before: Entry) -> Entry:
@@ -180,9 +183,9 @@ def _reread(backend: Backend, context: Context, before: Entry) -> Entry:
     after = existing_file(backend, context)
     if after.status.st_ino != before.status.st_ino:
         raise StorageError(404, "ResourceNotFound", "The file was replaced while the range was being written.")
-    if before.properties.ranges is not None:
-        # What differs from the store is our own write, and other ranges of a parallel upload are told by the store.
-        after.properties = backend.tree.remembered(after)
+    if before.properties.ranges is None:
+        # A local process wrote into it before: all of it counts as written.
+        after.properties.ranges = None
     return after
 
 

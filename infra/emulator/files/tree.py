@@ -15,7 +15,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,8 @@ class Tree:
         self._store = store
         # Lower-case to real names per directory, good while the directory's mtime stays.
         self._indexes: dict[str, tuple[int, dict[str, str]]] = {}
+        # By inode: how many requests write into the file now.
+        self._being_written: Counter[int] = Counter()
 
     def locate(self, place: Place) -> Location:
         """Where the place is. Raises StorageError 404 ShareNotFound or ParentNotFound."""
@@ -169,14 +173,22 @@ class Tree:
     def entry(self, place: Place, path: str, status: os.stat_result) -> Entry:
         """What is known of something that is there."""
         stored = self._store.get(ENTRY_KIND, place.key)
+        if stored is not None and status.st_ino in self._being_written and stored.get("inode") == status.st_ino:
+            return Entry(place, path, status, Properties(**stored))
         return Entry(place, path, status, _effective(stored, status))
 
-    def remembered(self, entry: Entry) -> Properties:
-        """The stored properties although the file on disk differs from what they were written for."""
-        stored = self._store.get(ENTRY_KIND, entry.place.key)
-        if stored is None or stored.get("inode") != entry.status.st_ino:
-            return entry.properties
-        return Properties(**stored)
+    @contextmanager
+    def writing(self, entry: Entry) -> Iterator[None]:
+        """While a request writes into the file: what differs on disk from the stored properties is the service's own
+        doing, for whichever request looks."""
+        inode = entry.status.st_ino
+        self._being_written[inode] += 1
+        try:
+            yield
+        finally:
+            self._being_written[inode] -= 1
+            if not self._being_written[inode]:
+                del self._being_written[inode]
 
     def id_of(self, status: os.stat_result) -> str:
         """The file id: it stays over a rename, as an inode does."""
