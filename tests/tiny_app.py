@@ -67,6 +67,7 @@ class TinyApp(ThreadingHTTPServer):
 class TinyAppRequest(BaseHTTPRequestHandler):
     server: TinyApp
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes: the second would wait 40 ms for an acknowledgement
 
     def do_GET(self) -> None:
         behaviour = self.server.behaviour

@@ -68,6 +68,7 @@ class TinyResourceManager(ThreadingHTTPServer):
 class _Request(BaseHTTPRequestHandler):
     server: TinyResourceManager
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes: the second would wait 40 ms for an acknowledgement
 
     def do_GET(self) -> None:
         self._answer()
