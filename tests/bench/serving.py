@@ -119,7 +119,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], client: Client, log
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            serving_load.throughput(client, 1, serving_load.mixed(1, 4, 0))
+            serving_load.throughput(client, 1, serving_load.prompts(1, 4, 0, mixed=False))
             return
         except (httpx.TransportError, RuntimeError) as error:
             if process.poll() is not None or time.monotonic() > deadline:
@@ -132,9 +132,12 @@ def measure(server: Running, in_flight: tuple[int, ...], *, quick: bool) -> dict
     new_tokens = 24 if quick else 64
     found: dict[str, Any] = {"in_flight": {}}
     for number, count in enumerate(in_flight):
-        requests = serving_load.mixed(max(count, 4) * (1 if quick else 2), new_tokens, 1000 * (number + 1))
+        total = max(count, 4) * (1 if quick else 2)
+        requests = serving_load.prompts(total, new_tokens, 1000 * (number + 1), mixed=False)
         found["in_flight"][str(count)] = serving_load.throughput(server.client, count, requests)
-        found["most_memory_bytes"] = server.most_memory_bytes()
+    requests = serving_load.prompts(32, new_tokens, 10_000, mixed=True)
+    found["mixed"] = serving_load.throughput(server.client, 32, requests)
+    found["most_memory_bytes"] = server.most_memory_bytes()
     found["shared_prefix"] = serving_load.shared_prefix(server.client, 3 if quick else 8, 20_000)
     found["long_prompt"] = serving_load.long_prompt(server.client, 60 if quick else 200, 30_000)
     return found

@@ -103,9 +103,9 @@ def _text(event: dict[str, Any]) -> str:
     return "".join(choice["delta"].get("content") or "" for choice in event.get("choices", ()))
 
 
-def mixed(count: int, new_tokens: int, seed: int) -> list[Asked]:
-    """Three short prompts (64 tokens), then a long one (400)."""
-    sizes = [400 if number % 4 == 3 else 64 for number in range(count)]
+def prompts(count: int, new_tokens: int, seed: int, *, mixed: bool) -> list[Asked]:
+    """Prompts of 64 tokens; `mixed`: every fourth of them has 400."""
+    sizes = [400 if mixed and number % 4 == 3 else 64 for number in range(count)]
     return [
         Asked(({"role": "user", "content": words(seed + number, size)},), new_tokens)
         for number, size in enumerate(sizes)

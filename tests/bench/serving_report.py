@@ -35,6 +35,7 @@ def _latencies(dtype: str, servers: Mapping[str, Any]) -> list[str]:
     counts = list(next(iter(servers.values()))["in_flight"])
     shown = "32" if "32" in counts else counts[-1]
     titles = (
+        "long and short prompts, 32 in flight, tokens/s",
         f"first token p50 / p95 at {shown}, s",
         "500-token system prompt: first token unknown / known, s",
         "beside a 2,000-token prompt: time per token p95 without / beside, ms",
@@ -47,6 +48,7 @@ def _latencies(dtype: str, servers: Mapping[str, Any]) -> list[str]:
         unknown, known = prefix["first_token_seconds_unknown"], prefix["first_token_seconds_known"]
         without, beside = long["seconds_per_token_p95_without"], long["seconds_per_token_p95_beside"]
         cells = (
+            f"{figures['mixed']['tokens_per_second']:.0f}",
             f"{at['first_token_seconds_p50']:.2f} / {at['first_token_seconds_p95']:.2f}",
             f"{unknown:.3f} / {known:.3f} ({unknown / known:.1f}x)",
             f"{without * 1e3:.0f} / {beside * 1e3:.0f} ({beside / without:.1f}x)"
