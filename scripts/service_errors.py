@@ -43,7 +43,8 @@ class Meaning:
 WAIT = "Wait until it has ended and run the same command again."
 SIGN_IN = (
     "Sign in again (az login), or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET to an identity of the "
-    "subscription's tenant."
+    "subscription's tenant. A job of GitHub Actions needs the permission id-token: write, which pull requests of forks "
+    "and of Dependabot do not get."
 )
 GRANT = (
     "Give the identity a role with that action on that scope: Contributor on the resource group to provision and to "

@@ -121,6 +121,7 @@ def test_nesting_without_end_ends() -> None:
         ("AADSTS7000215: Invalid client secret provided.", "AADSTS7000215", "AZURE_CLIENT_SECRET"),
         ("Please run 'az login' to set up an account", None, "az login"),
         ("", None, "az login"),
+        ("", None, "id-token: write"),
     ],
 )
 def test_signing_in(message: str, code: str | None, step: str) -> None:
