@@ -147,8 +147,8 @@ class WeightReader:
 
     def _count(self, done: int) -> None:
         """A block has been read, or could not be: add it to what is known, and tell it now and then."""
-        now = time.monotonic()
         with self._lock:
+            now = time.monotonic()
             self.read_bytes += done
             self._under_way -= 1
             seconds = self.read_seconds + now - self._began

@@ -62,9 +62,13 @@ class ContainerApps(ResourceType):
         self.document(resource_id)
         before = self._modifiable(resource_id)
         assert before is not None
-        merged = documents.merge({name: value for name, value in before.items() if name != "systemData"}, body)
-        if "secrets" not in {name.lower() for name in (body.get("properties") or {}).get("configuration") or {}}:
-            merged["properties"]["configuration"]["secrets"] = self._secrets(resource_id) or None
+        # A null in place of everything changes nothing.
+        given = {name: value for name, value in body.items() if name.lower() != "properties" or value is not None}
+        merged = documents.merge({name: value for name, value in before.items() if name != "systemData"}, given)
+        configuration = merged["properties"].get("configuration")
+        changed = (given.get("properties") or {}).get("configuration") or {}
+        if configuration is not None and "secrets" not in {name.lower() for name in changed}:
+            configuration["secrets"] = self._secrets(resource_id) or None
         answer = await self._write(call, resource_id, take(merged, documents.APP), before)
         assert answer.operation is not None
         return answers.patched(self.cloud, call, answer.operation, before["location"])
