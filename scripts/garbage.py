@@ -2,11 +2,12 @@
 
 What goes is first renamed out of its place in one request, so that whatever has the name of a release or of an adapter
 is whole at any moment. A rename or a deletion that was cut off is found and finished by the next run. Touches nothing
-outside releases/ and adapters/. Knows no container app.
+outside releases/ and adapters/, and nothing there that has no name of a deploy's own making. Knows no container app.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
 REMOVED = ".removed-"
 """What a folder's name begins with once it is on its way out."""
 
+INCOMPLETE = ".incomplete-"
+"""What a folder's name begins with while it is uploaded (scripts/release.py)."""
+
 Kind = Literal["release", "adapter", "rest"]
+
+_HASH = re.compile(r"[0-9a-f]{16}")
+"""The name that a deploy gives to the folder of a release or of an uploaded model."""
+
+_REST = re.compile(rf"({re.escape(INCOMPLETE)}|{re.escape(REMOVED)}).+")
 
 
 @dataclass(frozen=True)
@@ -59,25 +68,26 @@ def find(share: ShareClient, *, keep: int) -> Garbage:
     """What can go when the release in use, the one to fall back to, and `keep` others before them stay.
 
     The others are those that were last in use and proven; one that was made before there was a history counts by when
-    it was made. An adapter stays as long as a release that stays uses it. Raises InferopsError when a release that
-    stays has no manifest, since nobody can tell then what it uses.
+    it was made. An adapter stays as long as a release that stays uses it, or a folder above it, or one below it; Azure
+    Files ignores case, and so does this. Whatever a deploy would not have named so stays, too. Raises InferopsError when a
+    release that stays has no manifest, since nobody can tell then what it uses.
     """
     current = releases.read_current(share)
     entries = history.read(share, current)
     ids = releases.list_ids(share)
     kept = _kept(share, ids, current, entries, keep)
     used = _used(share, kept)
-    found: list[tuple[Kind, str]] = []
-    for name in _folders(share, RELEASES):
-        if name.startswith("."):
-            found.append(("rest", f"{RELEASES}/{name}"))
-        elif name not in kept:
-            found.append(("release", f"{RELEASES}/{name}"))
+    used += [_parts(f"{RELEASES}/{name}") for name in kept]
+    named: list[tuple[Kind, str, str]] = [("release", RELEASES, name) for name in _folders(share, RELEASES)]
     for adapter in _folders(share, ADAPTERS):
-        for name in _folders(share, f"{ADAPTERS}/{adapter}"):
-            folder = f"{ADAPTERS}/{adapter}/{name}"
-            if folder not in used:
-                found.append(("rest" if name.startswith(".") else "adapter", folder))
+        parent = f"{ADAPTERS}/{adapter}"
+        named += [("adapter", parent, name) for name in _folders(share, parent)]
+    found: list[tuple[Kind, str]] = []
+    for kind, parent, name in named:
+        folder = f"{parent}/{name}"
+        is_rest = _REST.fullmatch(name) is not None
+        if (is_rest or _HASH.fullmatch(name)) and not _touches(folder, used):
+            found.append(("rest" if is_rest else kind, folder))
     # An adapter goes after the releases that use it: a release that has its name has its adapters too.
     found.sort(key=lambda item: (("rest", "release", "adapter").index(item[0]), item[1]))
     with ThreadPoolExecutor(share_module.PARALLEL_REQUESTS) as pool:
@@ -119,12 +129,14 @@ def _kept(
     unrecorded = releases.read_releases(share, [name for name in ids if name not in recorded])
     used |= {release.id: release.time for release in unrecorded}
     others = [name for name in ids if name in used and name not in needed]
-    others.sort(key=lambda name: used[name], reverse=True)
+    # Times are of whole seconds; what was written down later was in use later.
+    place = {entry.release: number for number, entry in enumerate(entries)}
+    others.sort(key=lambda name: (used[name], place.get(name, -1)), reverse=True)
     return [*needed, *others[:keep]]
 
 
-def _used(share: ShareClient, kept: Iterable[str]) -> set[str]:
-    """The folders under adapters/ that the releases use."""
+def _used(share: ShareClient, kept: Iterable[str]) -> list[tuple[str, ...]]:
+    """The folders that the releases use, wherever on the share, in the parts of their paths."""
     names = list(kept)
     found = {release.id: release for release in releases.read_releases(share, names)}
     for name in names:
@@ -133,7 +145,19 @@ def _used(share: ShareClient, kept: Iterable[str]) -> set[str]:
                 f"Release {name}, which has to stay, has no {releases.MANIFEST} on the share; nothing was removed.",
                 "Deploy again, which makes a whole release, and then run this once more.",
             )
-    return {folder for release in found.values() for folder in (release.base, *release.adapters.values())}
+    return [_parts(folder) for release in found.values() for folder in (release.base, *release.adapters.values())]
+
+
+def _parts(folder: str) -> tuple[str, ...]:
+    """A path's parts, as two that name the same folder of Azure Files have them in common."""
+    return tuple(folder.casefold().split("/"))
+
+
+def _touches(folder: str, used: Iterable[tuple[str, ...]]) -> bool:
+    """Whether the folder is one of these, lies above one or lies below one."""
+    parts = _parts(folder)
+    # What is above or below has the same parts as far as the shorter of the two goes.
+    return any(parts[: len(other)] == other[: len(parts)] for other in used)
 
 
 def _folders(share: ShareClient, folder: str) -> list[str]:

@@ -69,6 +69,44 @@ def test_what_stays_is_in_use_or_was_last_and_proven(world: World) -> None:
     assert "3 releases, 1 adapter, 1 rest of a run that was cut off, 4.3 MB" in text
 
 
+@pytest.mark.parametrize(
+    ("named", "goes"),
+    [
+        ("Adapters/DEFAULT/0123456789ABCDEF", False),
+        ("adapters/default", False),
+        ("adapters/default/0123456789abcdef/checkpoint", False),
+        ("adapters/default/0123456789abcde", True),
+    ],
+)
+@pytest.mark.parametrize("key", ["base", "default"])
+def test_what_a_kept_release_names_stays_in_any_case_and_whole(world: World, key: str, named: str, goes: bool) -> None:
+    folder = world.folder / "adapters" / "default" / "0123456789abcdef"
+    folder.mkdir()
+    manifest = world.folder / "releases" / world.made[2] / "release.json"
+    content = manifest.read_bytes()
+    document = json.loads(content)
+    document |= {"base": named} if key == "base" else {"adapters": {**document["adapters"], "other": named}}
+    manifest.write_text(json.dumps(document))
+    try:
+        found = {item.folder for item in garbage.find(world.share, keep=0).items}
+    finally:
+        manifest.write_bytes(content)
+        folder.rmdir()
+    assert ("adapters/default/0123456789abcdef" in found) == goes
+
+
+def test_only_what_a_deploy_names_so_goes(world: World) -> None:
+    mine = ["adapters/default/my-adapter", "adapters/default/.snapshot", "releases/notes", "releases/.hidden"]
+    rests = ["adapters/default/.incomplete-0123", "releases/.removed-0123456789abcdef"]
+    before = {item.folder for item in garbage.find(world.share, keep=0).items}
+    for folder in mine + rests:
+        (world.folder / folder).mkdir()
+    found = {item.folder for item in garbage.find(world.share, keep=0).items}
+    for folder in mine + rests:
+        (world.folder / folder).rmdir()
+    assert found - before == set(rests)
+
+
 def test_a_release_that_stays_without_a_manifest_stops_everything(world: World) -> None:
     manifest = world.folder / "releases" / world.made[3] / "release.json"
     content = manifest.read_bytes()
