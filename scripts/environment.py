@@ -34,7 +34,8 @@ WRITE_SCHEMA_COMMAND = "python -m scripts.environment"
 
 PLACEHOLDER = "00000000-0000-0000-0000-000000000000"
 
-# The folder adapters/base/ on the share holds uploaded base models, so no adapter can have this name.
+# The folder adapters/base/ on the share holds uploaded base models, so no adapter can have this name, in any case:
+# Azure Files ignores case.
 RESERVED_ADAPTER_NAME = "base"
 
 GUID = {
@@ -455,8 +456,16 @@ def _model_problems(data: dict[str, Any], shown: str, root: Path) -> list[Proble
                 )
             )
     base_name = (model.get("base") or "").rpartition("/")[2]
+    spelled: dict[str, str] = {}
     for name in adapters:
-        if name == RESERVED_ADAPTER_NAME:
+        first = spelled.setdefault(name.casefold(), name)
+        if first != name:
+            # Their folders under adapters/ on the share would be one: Azure Files ignores case.
+            message = f"this name and {first} differ only in case, which the share does not tell apart"
+            problems.append(
+                Problem(shown, f"model.adapters.{name}", None, message, "Give one of the adapters another name")
+            )
+        if name.casefold() == RESERVED_ADAPTER_NAME:
             problems.append(
                 Problem(shown, f"model.adapters.{name}", None, "this name is reserved", "Give the adapter another name")
             )

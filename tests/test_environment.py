@@ -159,6 +159,17 @@ def test_a_folder_without_environment_file(root: Path) -> None:
     assert (problem.file, problem.message) == ("environments/notes/environment.yaml", "this file is missing")
 
 
+def test_names_that_the_share_does_not_tell_apart_are_refused(root: Path) -> None:
+    file = root / "environments/dev/environment.yaml"
+    data = yaml.safe_load(file.read_text())
+    data["model"]["adapters"] = {"Style": "models/a", "style": "models/b", "BASE": "models/c", "own": "models/d"}
+    file.write_text(yaml.safe_dump(data, sort_keys=False))
+    assert {problem.where: problem.message for problem in problems_of(root)} == {
+        "model.adapters.style": "this name and Style differ only in case, which the share does not tell apart",
+        "model.adapters.BASE": "this name is reserved",
+    }
+
+
 def test_every_problem_is_told_at_once(root: Path) -> None:
     rewrite(
         root,
