@@ -256,7 +256,8 @@ def _switch(
     """Make the release the current one, proven; or put the previous one back and raise.
 
     earlier is what the release in use answered; slowest the least share of its speed that will do. Raises ProofFailed
-    when the release does not serve or answer as it must; anything else (Ctrl-C, no network) as it is.
+    when the release does not serve or answer as it must and the previous one is back, InferopsError when putting it
+    back failed too; anything else (Ctrl-C, no network) as it is.
     """
     target = release_.id
     lock.check()
@@ -269,15 +270,16 @@ def _switch(
         if not shown.passed:
             raise ProofFailed(f"Release {target} does not answer as it must.", "", details=_failures(shown))
     except (NotReady, ProofFailed) as failure:
-        fate = _put_back(session, target, previous, lock, wait_for_it=True)
-        raise ProofFailed(
+        is_back, fate = _put_back(session, target, previous, lock, wait_for_it=True)
+        raise (ProofFailed if is_back else InferopsError)(
             f"{failure.message} {fate}",
             "Correct what the lines above say and deploy again.",
             details=failure.details,
         ) from None
     except BaseException:
         # Interrupted or cut off: the shortest way back, without waiting for it.
-        session.say(_put_back(session, target, previous, lock, wait_for_it=False))
+        _, fate = _put_back(session, target, previous, lock, wait_for_it=False)
+        session.say(fate)
         raise
     release.confirm_current(session.share, target, lock)
     return shown
@@ -296,24 +298,26 @@ def _restart(session: Session, target: str, timings: Timings, *, served_before: 
     session.say(report.gap(watch.seconds))
 
 
-def _put_back(session: Session, failed: str, previous: str | None, lock: Lock, *, wait_for_it: bool) -> str:
-    """Make the previous release current again; tells in a sentence what has become of it."""
+def _put_back(
+    session: Session, failed: str, previous: str | None, lock: Lock, *, wait_for_it: bool
+) -> tuple[bool, str]:
+    """Make the previous release current again; whether that worked, and in a sentence what has become of it."""
     try:
         if previous is None:
             release.remove_current(session.share, lock)
             session.app.restart()
-            return "There was no release before it: the app waits for one that works."
+            return True, "There was no release before it: the app waits for one that works."
         release.confirm_current(session.share, previous, lock)
         if previous == failed:
-            return "It was in use before; there is no other to go back to."
+            return True, "It was in use before; there is no other to go back to."
         restarted = session.app.restart()
         if wait_for_it:
             session.say(f"putting release {previous} back")
             wait(session, previous, restarted)
-            return f"Release {previous} is back and serves."
-        return f"Release {previous} is current again; its replica starts."
+            return True, f"Release {previous} is back and serves."
+        return True, f"Release {previous} is current again; its replica starts."
     except InferopsError as error:
-        return (
+        return False, (
             f"Putting {previous or 'the empty state'} back in place of {failed} failed too ({error.message});"
             " the next deploy takes up from here."
         )

@@ -12,7 +12,7 @@ import pytest
 
 from scripts import history, rollout
 from scripts import release as releases
-from scripts.errors import BadInput, Locked, NotFound, ProofFailed
+from scripts.errors import BadInput, InferopsError, Locked, NotFound, ProofFailed
 from scripts.history import Who
 from scripts.lock import Lock
 from tests.conftest import RunningStandIn
@@ -29,6 +29,7 @@ def running(stand_in: RunningStandIn, tmp_path_factory: pytest.TempPathFactory) 
 def world(running: World) -> World:
     """With a share of its own, which holds the base model alone."""
     running.broken.clear()
+    running.manager.state.failures = 0
     running.change(0, adapter=True)
     running.new_share()
     return running
@@ -108,6 +109,25 @@ def test_a_release_that_fails_its_proof_is_taken_back_and_remembered(world: Worl
     assert world.current() == second == world.app.behaviour.release
     assert outcomes(world) == [("deploy", first, "proven"), ("deploy", second, "proven"), ("deploy", bad, "failed")]
     assert "no usage" in history.read(world.share, None)[-1].detail or "does not answer" in str(caught.value)
+
+
+def test_a_release_that_fails_and_cannot_be_taken_back_does_not_end_as_if_it_were(world: World) -> None:
+    (first,) = deployed(world, 1)
+    world.change(2)
+    bad = rollout.packed(world.session, rollout.Timings()).release.id
+    world.broken.add(bad)
+
+    def fail_from_here(line: str) -> None:
+        if line.startswith("FAILED"):
+            world.manager.state.failures = 1000
+
+    world.session.say = fail_from_here
+    with pytest.raises(InferopsError, match="failed too") as caught:
+        rollout.deploy(world.session)
+    assert not isinstance(caught.value, ProofFailed)
+    assert caught.value.exit_code == 1
+    assert outcomes(world)[-1] == ("deploy", bad, "failed")
+    assert world.current() == first
 
 
 def test_an_interrupted_deploy_is_remembered_as_such(world: World) -> None:
