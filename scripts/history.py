@@ -89,9 +89,13 @@ class History:
 
 @dataclass
 class Run:
-    """A run under way. detail may be set before it ends."""
+    """A run under way. detail may be set before it ends.
+
+    left_open: should the block fail now, no outcome is written, because only the next run can tell it.
+    """
 
     detail: str = ""
+    left_open: bool = False
 
 
 def begun(verb: Verb, who: Who, release: Release | None = None, *, previous: str | None = None) -> Entry:
@@ -148,6 +152,7 @@ def recorded(
     outcome: Outcome = "done" if entry.release is None else "proven"
     try:
         yield run
+        run.left_open = False
     except BaseException as error:
         outcome = "failed" if isinstance(error, Exception) else "interrupted"
         run.detail = error.message if isinstance(error, InferopsError) else type(error).__name__
@@ -155,7 +160,8 @@ def recorded(
     finally:
         ended = dataclasses.replace(entry, ended=_now(), outcome=outcome, detail=run.detail)
         try:
-            _write(share, lock, [*before, ended])
+            if not run.left_open:
+                _write(share, lock, [*before, ended])
         except (CloudError, Locked) as failure:
             say(f"the outcome could not be written into {FILE}: {failure.message}")
 

@@ -92,7 +92,7 @@ class Lock:
         if time.monotonic() >= self._held_until:
             raise Locked(
                 f"The lease on the file share '{self._share.share_name}' was lost: it could not be renewed in time, "
-                "and another run may have started. The release in use was not touched.",
+                "and another run may have started.",
                 "Run the same command again.",
             )
 

@@ -82,12 +82,12 @@ def deploy(session: Session) -> Deployed:
         if before != found and _is_in_use(session, target, before):
             return _proven_again(session, target, timings)
         previous = _fallback(before, target)
-        with history.recorded(share, lock, _entry(session, "deploy", target, before), before, say=session.say):
+        with history.recorded(share, lock, _entry(session, "deploy", target, before), before, say=session.say) as run:
             with timings.phase("upload"):
                 _upload(session, package, lock, before)
             slowest = session.environment.proof.slowest
             earlier = _answers_before(session, previous, timings, wake=slowest is not None)
-            shown = _switch(session, target, previous, lock, timings, earlier, slowest)
+            shown = _switch(session, target, previous, lock, run, timings, earlier, slowest)
     return _published(session, target, previous if previous != target.id else None, True, shown, timings)
 
 
@@ -115,10 +115,10 @@ def rollback(session: Session, name: str | None = None) -> Deployed:
             return _proven_again(session, target, timings)
         release.check_folders(share, target, described_in=f"releases/{target.id}/{release.MANIFEST}")
         previous = _fallback(before, target)
-        with history.recorded(share, lock, _entry(session, "rollback", target, before), before, say=session.say):
+        with history.recorded(share, lock, _entry(session, "rollback", target, before), before, say=session.say) as run:
             # Shown beside each other, and no condition: who goes back does not ask for speed.
             earlier = _answers_before(session, previous, timings, wake=False)
-            shown = _switch(session, target, previous, lock, timings, earlier, None)
+            shown = _switch(session, target, previous, lock, run, timings, earlier, None)
     return _published(session, target, before.release, True, shown, timings)
 
 
@@ -249,6 +249,7 @@ def _switch(
     release_: Release,
     previous: str | None,
     lock: Lock,
+    run: history.Run,
     timings: Timings,
     earlier: Earlier | None,
     slowest: float | None,
@@ -281,8 +282,25 @@ def _switch(
         _, fate = _put_back(session, target, previous, lock, wait_for_it=False)
         session.say(fate)
         raise
-    release.confirm_current(session.share, target, lock)
+    _note_as_proven(session, target, lock, run)
     return shown
+
+
+def _note_as_proven(session: Session, target: str, lock: Lock, run: history.Run) -> None:
+    """Note that the release in use passed its proof. When that fails the release serves nevertheless, and is left."""
+    serves = f"Release {target} serves, having passed its proof; it may not be noted as proven yet."
+    run.left_open = True  # what is to be remembered of it stands in `current`, and the next run looks there
+    try:
+        release.confirm_current(session.share, target, lock)
+    except InferopsError as failure:
+        raise InferopsError(
+            f"{failure.message} {serves}",
+            f"The next deploy of it notes it, and so does: inferops rollback {session.name} {target}",
+            details=failure.details,
+        ) from failure
+    except BaseException:
+        session.say(f"{serves} The next deploy of it notes it.")
+        raise
 
 
 def _restart(session: Session, target: str, timings: Timings, *, served_before: bool) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from azure.identity import ClientSecretCredential
 
+from scripts import history
 from scripts import release as releases
 from scripts.cloud import share_client
-from scripts.errors import CloudError
+from scripts.errors import CloudError, InferopsError
 from tests.conftest import running_stand_in
 from tests.faults import Switch
 from tests.release_world import World, collect_garbage, deploy, rollback, running_world
@@ -145,6 +146,24 @@ def test_what_is_refused_leaves_the_share_as_it_was(faulty: Faulty, verb: Callab
     shutil.rmtree(world.folder / "releases" / ".incomplete-0123", ignore_errors=True)
     in_use = another_deploy(world)
     assert releases.read_current(world.share) == releases.Current(in_use, True, None)
+
+
+def test_a_release_whose_proof_cannot_be_noted_serves_and_the_next_deploy_notes_it(faulty: Faulty) -> None:
+    """The very last request of a deploy fails: what it put into use is in use."""
+    world = faulty.world
+    in_use = world.current()
+    noting = {"service": "files", "method": ["PUT"], "path": "/current$", "after": 1, **REFUSED}
+    with faulty.switch.on(noting), pytest.raises(InferopsError, match="Not now") as caught:
+        another_deploy(world)
+    made = world.current()
+    assert made is not None and made != in_use
+    assert f"Release {made} serves" in caught.value.message
+    assert caught.value.exit_code == 1
+    assert world.app.behaviour.release == made
+    assert history.read(world.share, None)[-1].outcome is None
+    assert deploy(world.session) == made
+    assert releases.read_current(world.share) == releases.Current(made, True, None)
+    assert [run.outcome for run in history.read(world.share, None)[-2:]] == ["cut off", "proven"]
 
 
 def test_a_token_that_ends_half_way_is_renewed(faulty: Faulty) -> None:
