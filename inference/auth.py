@@ -102,7 +102,7 @@ class Gate:
         elif path == "/logout":
             gone = _cookie("", 0, secure=_is_https(scope, headers))
             await answer(send, 303, b"", [(b"location", b"login"), (b"set-cookie", gone)])
-        elif known is not None or path in OPEN_PATHS:
+        elif known is not None or (path in OPEN_PATHS and scope["method"] in ("GET", "HEAD")):
             await self._application(scope, receive, send)
         elif scope["method"] in ("GET", "HEAD") and "text/html" in headers.get(b"accept", ""):
             await answer(send, 303, b"", [(b"location", b"/login")])

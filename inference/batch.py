@@ -82,6 +82,12 @@ def make_batch(model: Causal, *, slots: int, context_tokens: int, memory_bytes: 
             f"{type(model.module).__name__} keeps no cache between tokens, so it cannot answer step by step"
         )
     log.warning("requests are computed one after another in each step, which is slower: %s", reason)
+    if all(getattr(layer, "keys", None) is not None for layer in probe.layers) and probe.layers:
+        # At its full length each row keeps as much as a slot would.
+        fitting = int(memory_bytes // max(1, context_tokens * _bytes_held(probe)))
+        if fitting < slots:
+            log.info("memory for %d requests at once (%d were allowed)", max(1, fitting), slots)
+        slots = max(1, min(slots, fitting))
     return SeparateBatch(model, slots=slots, context_tokens=context_tokens, cache_name=held)
 
 

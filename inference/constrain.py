@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -26,6 +27,8 @@ LARGEST_GRAMMAR = 200_000
 """Characters. What a grammar costs grows with the square of its width: this one may take some seconds at the worst."""
 MOST_PLACES = 200
 """How many parts of a wrong schema are tried, to find the place."""
+PLACE_SECONDS = 1.0
+"""How long that may take: each part is made a grammar with all definitions."""
 SUBSCHEMAS = ("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames")
 LISTS_OF_SUBSCHEMAS = ("prefixItems", "items", "anyOf", "oneOf", "allOf")
 NAMED_SUBSCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -182,9 +185,12 @@ def _place(schema: Mapping[str, Any], reason: str, problem: Callable[[Any], str 
     """A JSON pointer (RFC 6901) to the innermost part of the schema that is wrong by itself in the same way."""
     definitions = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
     pointer, part, found, left = "", dict(schema), True, MOST_PLACES
+    end = time.monotonic() + PLACE_SECONDS
     while found and isinstance(part, dict):
         found = False
         for names, inner in islice(_parts(part), left):
+            if time.monotonic() > end:
+                return pointer
             left -= 1
             alone = {**definitions, **inner} if isinstance(inner, dict) else inner
             if problem(alone) == reason:

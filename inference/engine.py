@@ -13,8 +13,10 @@ import logging
 import queue
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -112,6 +114,8 @@ class Engine:
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._jobs: list[_Job] = []
         self._waiting: deque[_Job] = deque()
+        # Not the event loop's own: a prompt or a schema that takes its time must not keep drain() waiting.
+        self._admitting = ThreadPoolExecutor(4, thread_name_prefix="admission")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._began = time.monotonic()
         # Guards what both the engine's thread and its callers change.
@@ -181,8 +185,10 @@ class Engine:
         model = self.resolve_model(request.model)
         loaded, admission = self._take_places(request.answers)
         try:
-            admitted = await asyncio.to_thread(admission.admit, request, model)
-            jobs = self._make_jobs(request, admitted, model, loaded)
+            queued = time.monotonic()
+            loop = asyncio.get_running_loop()
+            admitted = await loop.run_in_executor(self._admitting, admission.admit, request, model)
+            jobs = self._make_jobs(request, admitted, model, loaded, queued)
         except BaseException:
             self._give_places_back(request.answers)
             raise
@@ -241,8 +247,9 @@ class Engine:
             return "the server is ending and takes no new requests"
         return f"the model is not ready yet ({self._phase})"
 
-    def _make_jobs(self, request: GenerationRequest, admitted: Admitted, model: str, loaded: Loaded) -> list[_Job]:
-        queued = time.monotonic()
+    def _make_jobs(
+        self, request: GenerationRequest, admitted: Admitted, model: str, loaded: Loaded, queued: float
+    ) -> list[_Job]:
         generations = [Generation(model, len(answer.row.tokens), queued) for answer in admitted.answers]
 
         def cancel() -> None:
@@ -296,8 +303,9 @@ class Engine:
         try:
             self._serve(loaded, admission.vocabulary)
         except Exception as error:  # a mistake of this file must not leave requests waiting for ever
-            self._fail(f"the engine stopped: {type(error).__name__}: {error}")
-            log.exception("the engine stopped")
+            # The exception's own words may hold a part of an answer.
+            self._fail(f"the engine stopped: {type(error).__name__}")
+            log.error("the engine stopped at\n%s", "".join(traceback.format_tb(error.__traceback__)))
             self._close("error", "the engine stopped")
 
     def _report(self, phase: str, ledger: dict[str, float]) -> None:
@@ -382,7 +390,13 @@ class Engine:
                 loaded.batch.remove(row)
                 self._finish(job, "error", row.choice.error or "the model gave no finite number")
                 continue
-            reason = self._accept(job, token, loaded.end_tokens, vocabulary)
+            try:
+                reason = self._accept(job, token, loaded.end_tokens, vocabulary)
+            except Exception as error:  # of a tokenizer, or a mistake of ours: the others go on
+                log.error("an answer cannot be put into words: %s", type(error).__name__)
+                loaded.batch.remove(row)
+                self._finish(job, "error", "the answer's tokens cannot be put into words")
+                continue
             if reason is not None:
                 loaded.batch.remove(row)
                 self._finish(job, reason)

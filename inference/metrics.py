@@ -37,7 +37,7 @@ class Metrics(Observer):
         self._running = Gauge("inference_requests_running", "Answers that are computed", model, registry=registry)
         self._finished = Counter(
             "inference_requests_finished",
-            "Answers that have ended, by the reason: stop, length, tool_calls, cancelled, timeout, error",
+            "Answers that have ended, by the reason: stop, length, cancelled, timeout, error",
             ("model", "finish_reason"),
             registry=registry,
         )

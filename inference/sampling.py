@@ -6,6 +6,7 @@ distribution by top_k, top_p and min_p. Rows that take the likeliest token of th
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ import torch
 
 if TYPE_CHECKING:
     from constrain import Constraint
+
+log = logging.getLogger("sampling")
 
 Probabilities = npt.NDArray[np.float32]
 
@@ -165,7 +168,11 @@ def _choose(scores: torch.Tensor, choices: Sequence[Choice]) -> list[int | None]
         # The largest becomes 0 before the division: large logits over a small temperature would be infinite.
         scores = (scores[drawn] - scores[drawn].amax(dim=-1, keepdim=True)) / temperatures
         for row, probabilities in zip(drawn, torch.softmax(scores, dim=-1).cpu().numpy(), strict=True):
-            tokens[row] = _draw(probabilities, choices[row])
+            try:
+                tokens[row] = _draw(probabilities, choices[row])
+            except (ArithmeticError, LookupError, ValueError) as problem:  # a mistake here ends no other row
+                log.error("a token could not be drawn: %s: %s", type(problem).__name__, problem)
+                choices[row].error = "its token could not be drawn"
     return [None if choice.error else token for choice, token in zip(choices, tokens, strict=True)]
 
 
@@ -243,7 +250,8 @@ def _least(values: Probabilities, wanted: float, *, by_count: bool) -> np.float3
         sums = np.bincount(digits, None if by_count else bits.view(np.float32)).astype(np.float64)
         from_top = above + sums[::-1].cumsum()
         at = min(int(from_top.searchsorted(wanted)), sums.size - 1)
-        digit = sums.size - 1 - at
+        # What is wanted may be more than all of them by a rounding error: then it is the least one that there is.
+        digit = max(sums.size - 1 - at, int(digits.min()))
         above = float(from_top[at] - sums[digit])
         bits = bits[digits == digit]
     found: np.float32 = bits.view(np.float32)[0]

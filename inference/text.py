@@ -71,7 +71,7 @@ class PromptRenderer:
                     add_generation_prompt=answers,
                     tokenize=False,
                 )
-            except (TemplateError, TypeError, ValueError) as error:
+            except (TemplateError, TypeError, ValueError, RecursionError) as error:
                 raise RenderFailed(str(error)) from None
         return str(text)
 
@@ -89,7 +89,12 @@ class TextStream:
         self._skips = skip_special_tokens
         self._decoder = DecodeStream(skip_special_tokens=skip_special_tokens)
         self._tokens: list[int] = []
+        """Those that the decoder has seen."""
+        self._pending: list[int] = []
+        """Those of them that have no text yet."""
         self._decoded = ""
+        self._before_decoder = 0
+        """How much of the text comes from tokens that an earlier decoder saw."""
         self._sent = 0
         self._stop = tuple(stop)
         self.stopped = False
@@ -98,15 +103,32 @@ class TextStream:
     def push(self, token: int) -> str:
         """Take the next token; return the text that may be shown now (often empty)."""
         self._tokens.append(token)
-        piece = self._decoder.step(self._backend, token)
-        return self._advance(piece) if piece else ""
+        self._pending.append(token)
+        try:
+            piece = self._decoder.step(self._backend, token)
+        except Exception:  # the library raises nothing more special: bytes that are no text, and more after them
+            piece = self._begin_anew()
+        if not piece:
+            return ""
+        self._pending.clear()
+        return self._advance(piece)
+
+    def _begin_anew(self) -> str:
+        """Take a new decoder for what follows; the text of what the old one could not make sense of."""
+        piece: str = self._backend.decode(self._pending, skip_special_tokens=self._skips)
+        self._decoder = DecodeStream(skip_special_tokens=self._skips)
+        self._tokens.clear()
+        self._pending.clear()
+        self._before_decoder = len(self._decoded) + len(piece)
+        return piece
 
     def finish(self) -> str:
         """The text that was held back, at the end of the answer: bytes of an unfinished character become U+FFFD."""
         if self.stopped:
             return ""
         whole = self._backend.decode(self._tokens, skip_special_tokens=self._skips)
-        rest = whole[len(self._decoded) :] if whole.startswith(self._decoded) else ""
+        decoded = self._decoded[self._before_decoder :]
+        rest = whole[len(decoded) :] if whole.startswith(decoded) else ""
         shown = self._advance(rest)
         if not self.stopped:
             shown += self._decoded[self._sent :]

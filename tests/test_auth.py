@@ -54,6 +54,8 @@ def test_every_route_is_closed(page: Server) -> None:
 def test_probes_need_no_key(server: Server, path: str) -> None:
     assert server.get(path).status_code == 200
     assert httpx.head(server.address + path, timeout=30).status_code == 200
+    for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
+        assert httpx.request(method, server.address + path, timeout=30).status_code == 401, method
 
 
 def test_ready_tells_details_only_with_the_key(server: Server) -> None:

@@ -163,6 +163,10 @@ def test_memory_bounds_the_slots(caplog: pytest.LogCaptureFixture) -> None:
     assert "memory for 5 requests at once" in caplog.text
     with pytest.raises(ValueError, match="lower INFERENCE_MAX_PROMPT_TOKENS"):
         make_batch(model, slots=8, context_tokens=64, memory_bytes=bytes_per_token * 63)
+    separate = make_batch(
+        causal("Llama", **DYNAMIC), slots=8, context_tokens=64, memory_bytes=bytes_per_token * 64 * 3 + 17
+    )
+    assert (separate.kind, separate.slots) == ("separate", 3)
 
 
 def test_rows_that_do_not_fit_are_refused() -> None:

@@ -210,3 +210,13 @@ def test_a_row_that_has_no_finite_likelihood_fails_alone() -> None:
     assert (none, last) == (None, 1)
     assert first is not None
     assert endless.error == "no token may come next"
+
+
+@pytest.mark.parametrize("vocabulary", [300, 8_000, 128_000])
+@pytest.mark.parametrize("top_p", [0.9999999, 0.99999999, math.nextafter(1, 0)])
+def test_a_nucleus_of_all_but_nothing(vocabulary: int, top_p: float) -> None:
+    """Float32 probabilities may add up to less than it."""
+    logits = torch.randn(12, vocabulary, generator=torch.Generator().manual_seed(5))
+    choices = [Choice(1.0, top_p, seed=seed) for seed in range(12)]
+    assert None not in choose(logits, choices)
+    assert [choice.error for choice in choices] == [None] * 12

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from text import PromptRefused, PromptRenderer, TextStream
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from tests.fixtures_inference import make_tokenizer
 
@@ -97,3 +99,29 @@ def test_a_model_without_a_template() -> None:
     bare.chat_template = None
     with pytest.raises(PromptRefused, match="has no chat template"):
         PromptRenderer(bare).render([{"role": "user", "content": "x"}])
+
+
+def byte_fallback_tokenizer() -> Any:
+    """As Llama 2's: characters that have no token of their own are written as the tokens of their bytes."""
+    vocabulary = {"<unk>": 0, "▁": 1, "a": 2, "b": 3} | {f"<0x{byte:02X}>": 4 + byte for byte in range(256)}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["a", "<0xC3>", "<0xA9>", "b"], "aéb"),
+        (["<0xC3>", "<0xA9>", "<0xFF>", "a", "b"], "é\ufffdab"),
+        (["a", "<0xFF>", "<0xFE>", "a", "b", "<0xC3>"], "a\ufffd\ufffdab\ufffd"),
+    ],
+)
+def test_bytes_that_are_no_text_end_no_answer(words: list[str], text: str) -> None:
+    tokenizer = byte_fallback_tokenizer()
+    stream = TextStream(tokenizer)
+    shown = "".join(stream.push(token) for token in tokenizer.convert_tokens_to_ids(words)) + stream.finish()
+    assert shown.replace("\ufffd", "") == text.replace("\ufffd", "")
+    assert ("\ufffd" in shown) == ("\ufffd" in text)
