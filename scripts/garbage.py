@@ -69,8 +69,8 @@ def find(share: ShareClient, *, keep: int) -> Garbage:
 
     The others are those that were last in use and proven; one that was made before there was a history counts by when
     it was made. An adapter stays as long as a release that stays uses it, or a folder above it, or one below it; Azure
-    Files ignores case, and so does this. Whatever a deploy would not have named so stays, too. Raises InferopsError when
-    a release that stays has no manifest, since nobody can tell then what it uses.
+    Files ignores case, and so does this. Whatever a deploy would not have named so stays, too. Raises InferopsError
+    when a release that stays has no manifest, since nobody can tell then what it uses.
     """
     current = releases.read_current(share)
     entries = history.read(share, current)
