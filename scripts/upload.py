@@ -2,9 +2,10 @@
 
 A file of up to 4 MiB goes up in one request. A larger one goes up in ranges of 4 MiB, several at once, each checked by
 the service against its MD5, and gets the MD5 of the whole content last, which marks it as complete. Meanwhile its
-metadata say for which content it was made, by SHA-256, and up to where the service has confirmed every range: an upload
-that was cut off is taken up there. Ranges of zeros are never sent. What the share holds elsewhere is copied by the
-service. Knows no releases.
+metadata say for which content it was made, by SHA-256, up to where the service has confirmed every range, and the
+SHA-256 of what was confirmed: an upload that was cut off is taken up there when the local file begins with the same.
+Ranges of zeros are not sent into a new file. What the share holds elsewhere is copied by the service. Knows no
+releases.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ RECORD_BYTES = 32 * 1024 * 1024
 SENT_METADATA = "sent"
 """The metadata key for how many bytes from the beginning the service has confirmed, each range by its MD5. The service
 lists a file's ranges too, but the list does not tell a range that was confirmed from one that was cut off."""
+
+SENT_HASH_METADATA = "sentsha256"
+"""The metadata key for the SHA-256 of these bytes. They need not be those of the content that the file is made for: the
+local file may have changed while it was sent."""
 
 _COPY_POLLING_SECONDS = 1.0
 
@@ -167,17 +172,26 @@ class _LargeFile:
     def __init__(self, client: ShareFileClient, file: LocalFile, requests: _Requests, counter: Counter) -> None:
         self._client, self._file, self._requests, self._counter = client, file, requests, counter
         self._what = f"uploading {'/'.join(client.file_path)}"
-        self._waiting: deque[tuple[int, Future[None]]] = deque()
-        """The ranges that are not known to be confirmed, by their offsets, which go up."""
+        self._waiting: deque[tuple[int, str, Future[None]]] = deque()
+        """The ranges that are not known to be confirmed, each with its offset, which go up, and with the SHA-256 of
+        what comes before it."""
         self._recorded = 0
 
     def send(self, *, may_be_there: bool) -> None:
         """Make the file whole. may_be_there: a part of it may be on the share."""
+        before = self._sent_before() if may_be_there else None
+        if before is not None and self._send_after(*before):
+            return
+        with cloud.translated(self._what):
+            self._client.create_file(self._file.entry.bytes, metadata={HASH_METADATA: self._file.entry.sha256})
+        self._send_after(0, "")
+
+    def _send_after(self, sent: int, sent_sha256: str) -> bool:
+        """Send what comes after the first `sent` bytes, 0 in a new file, and mark the file as complete.
+
+        False, with nothing sent, when the first bytes here are not those that the share has.
+        """
         entry = self._file.entry
-        sent = self._sent_before() if may_be_there else 0
-        if not sent:
-            with cloud.translated(self._what):
-                self._client.create_file(entry.bytes, metadata={HASH_METADATA: entry.sha256})
         self._recorded = sent
         sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         end = 0
@@ -185,48 +199,66 @@ class _LargeFile:
         with ThreadPoolExecutor(1, thread_name_prefix="hash") as beside:
             for content in _ranges_of(self._file):
                 offset, end = end, end + len(content)
+                before = sha256.hexdigest()
                 hashed = beside.submit(sha256.update, content)
-                if end <= sent or is_zero(content):
+                # After what was sent, an earlier upload may have left bytes where zeros belong.
+                if end > sent and is_zero(content) and not sent:
                     self._counter.add(entry.path, len(content))
-                else:
+                elif end > sent:
                     request = self._requests.submit(len(content), partial(self._send_range, content, offset))
-                    self._waiting.append((offset, request))
+                    self._waiting.append((offset, before, request))
                 md5.update(content)
                 hashed.result()
-                self._record(end)
+                if end == sent:
+                    if sha256.hexdigest() != sent_sha256:
+                        return False
+                    self._counter.add(entry.path, sent)
+                self._record(end, sha256.hexdigest())
         if end != entry.bytes or sha256.hexdigest() != entry.sha256:
             raise _changed(self._file)
         while self._waiting:
-            self._waiting[0][1].result()
-            self._record(end)
+            self._waiting[0][2].result()
+            self._record(end, entry.sha256)
         with cloud.translated(self._what):
             self._client.set_http_headers(cloud.content_md5(md5.digest()))
         self._counter.add(entry.path, 0, files=1)
+        return True
 
-    def _sent_before(self) -> int:
-        """How many bytes of this very content a cut off upload has left on the share; 0 to make the file anew."""
+    def _sent_before(self) -> tuple[int, str] | None:
+        """How many bytes a cut off upload of this file has left on the share, and their SHA-256; None to begin anew."""
         with cloud.translated(self._what):
             properties = self._client.get_file_properties()
         metadata, entry = properties.metadata or {}, self._file.entry
         if metadata.get(HASH_METADATA) != entry.sha256 or properties.size != entry.bytes:
-            return 0
+            return None
         sent = metadata.get(SENT_METADATA, "")
-        return int(sent) if sent.isascii() and sent.isdigit() else 0
+        confirmed = int(sent) if sent.isascii() and sent.isdigit() else 0
+        is_end_of_a_range = confirmed % RANGE_BYTES == 0 or confirmed == entry.bytes
+        if not 0 < confirmed <= entry.bytes or not is_end_of_a_range:
+            return None
+        return confirmed, metadata.get(SENT_HASH_METADATA, "")
 
     def _send_range(self, content: bytes, offset: int) -> None:
         with cloud.translated(self._what):
             self._client.upload_range(content, offset, len(content), validate_content="md5")
         self._counter.add(self._file.entry.path, len(content), sent_bytes=len(content))
 
-    def _record(self, end: int) -> None:
-        """Write down how far it is, if that is much farther than what is written; end is how far was read."""
-        while self._waiting and self._waiting[0][1].done():
+    def _record(self, end: int, sha256: str) -> None:
+        """Write down how far it is, if that is much farther than what is written.
+
+        end is how far was read, sha256 the hash up to there.
+        """
+        while self._waiting and self._waiting[0][2].done():
             self._waiting.popleft()
         # A request that failed is done, too.
         self._requests.check()
-        confirmed = self._waiting[0][0] if self._waiting else end
+        confirmed, confirmed_sha256 = self._waiting[0][:2] if self._waiting else (end, sha256)
         if confirmed - self._recorded >= RECORD_BYTES:
-            metadata = {HASH_METADATA: self._file.entry.sha256, SENT_METADATA: str(confirmed)}
+            metadata = {
+                HASH_METADATA: self._file.entry.sha256,
+                SENT_METADATA: str(confirmed),
+                SENT_HASH_METADATA: confirmed_sha256,
+            }
             with cloud.translated(self._what):
                 self._client.set_file_metadata(metadata)
             self._recorded = confirmed

@@ -209,7 +209,18 @@ def test_an_upload_that_was_killed_goes_on_where_it_stopped(
     assert bytes(properties.content_settings.content_md5 or b"") == hashlib.md5(content).digest()
 
 
-@pytest.mark.parametrize("left_behind", ["another content", "another size", "no record", "a strange record"])
+@pytest.mark.parametrize(
+    "left_behind",
+    [
+        "another content",
+        "another size",
+        "no record",
+        "a strange record",
+        "half a range",
+        "another beginning",
+        "no hash",
+    ],
+)
 def test_only_what_was_written_down_for_the_same_content_is_trusted(
     share: ShareClient, tmp_path: Path, left_behind: str
 ) -> None:
@@ -219,14 +230,54 @@ def test_only_what_was_written_down_for_the_same_content_is_trusted(
     client = share.get_file_client("target/large")
     made_for = hashlib.sha256(b"another" if left_behind == "another content" else content).hexdigest()
     size = len(content) + (left_behind == "another size")
-    record = {"no record": {}, "a strange record": {uploads.SENT_METADATA: "4 MiB"}}
-    written_down = record.get(left_behind, {uploads.SENT_METADATA: str(8 * MIB)})
-    client.create_file(size, metadata={shares.HASH_METADATA: made_for, **written_down})
+    until = {"no record": "", "a strange record": "4 MiB", "half a range": str(6 * MIB)}.get(left_behind, str(8 * MIB))
+    # A local file that changes while it is sent leaves other bytes than those of the content that was planned.
+    beginning = (
+        bytes(8 * MIB) if left_behind == "another beginning" else content[: int(until) if until.isdigit() else 0]
+    )
+    hashed = "" if left_behind == "no hash" else hashlib.sha256(beginning).hexdigest()
+    written_down = {uploads.SENT_METADATA: until, uploads.SENT_HASH_METADATA: hashed}
+    client.create_file(
+        size, metadata={shares.HASH_METADATA: made_for} | {key: value for key, value in written_down.items() if value}
+    )
     client.upload_range(b"strange", 1000, 7)
     assert shares.read_remote(share, "target") == (FileEntry("large", size, ""),)
     seen: list[Progress] = []
     assert [entry.path for entry in send(share, tmp_path, "target", progress=seen.append).changed] == ["large"]
-    assert seen[-1].bytes_sent == len(content)
+    assert (seen[-1].bytes_done, seen[-1].bytes_sent) == (len(content), len(content))
+    assert contents(share, "target") == {"large": content}
+
+
+def test_a_file_that_changed_during_an_earlier_run_is_sent_anew(share: ShareClient, tmp_path: Path) -> None:
+    planned, other = os.urandom(96 * MIB), os.urandom(96 * MIB)
+    write(tmp_path, {"large": planned})
+    local = read_local({"": tmp_path})
+    write(tmp_path, {"large": other})
+    with pytest.raises(InferopsError, match="large changed while it was being uploaded"):
+        uploads.apply(share, shares.plan(local, (), folder="target"), local)
+    # At most 48 MiB wait to be confirmed when the last range is read.
+    assert sent(share, "target/large") >= uploads.RECORD_BYTES
+    write(tmp_path, {"large": planned})
+    send(share, tmp_path, "target")
+    assert contents(share, "target") == {"large": planned}
+
+
+def test_zeros_replace_what_an_earlier_run_left_behind(share: ShareClient, tmp_path: Path) -> None:
+    content = os.urandom(4 * MIB) + bytes(4 * MIB) + os.urandom(MIB)
+    write(tmp_path, {"large": content})
+    shares.make_folders(share, ["target"])
+    client = share.get_file_client("target/large")
+    written_down = {
+        shares.HASH_METADATA: hashlib.sha256(content).hexdigest(),
+        uploads.SENT_METADATA: str(4 * MIB),
+        uploads.SENT_HASH_METADATA: hashlib.sha256(content[: 4 * MIB]).hexdigest(),
+    }
+    client.create_file(len(content), metadata=written_down)
+    client.upload_range(content[: 4 * MIB], 0, 4 * MIB)
+    client.upload_range(b"stale", 5 * MIB, 5)
+    seen: list[Progress] = []
+    send(share, tmp_path, "target", progress=seen.append)
+    assert (seen[-1].bytes_done, seen[-1].bytes_sent) == (len(content), 5 * MIB)
     assert contents(share, "target") == {"large": content}
 
 
