@@ -93,9 +93,12 @@ class Current:
     previous: str | None
 
     @property
-    def fallback(self) -> str:
-        """What to go back to when another release that takes this one's place fails: the last one that was proven."""
-        return self.previous or self.release
+    def fallback(self) -> Current:
+        """What to go back to when another release that takes this one's place fails: the last one that was proven.
+
+        One that never was is it only when there is no other.
+        """
+        return self if self.proven or self.previous is None else Current(self.previous, True, None)
 
 
 @dataclass(frozen=True)
@@ -276,6 +279,11 @@ def set_current(share: ShareClient, release_id: str, lock: Lock, *, previous: st
 def confirm_current(share: ShareClient, release_id: str, lock: Lock) -> None:
     """Remember that the release in use passed its proof (one request)."""
     _write_current(share, Current(release_id, True, None), lock)
+
+
+def restore_current(share: ShareClient, current: Current, lock: Lock) -> None:
+    """Put back what was in use, proven or not (one request)."""
+    _write_current(share, current, lock)
 
 
 def remove_current(share: ShareClient, lock: Lock) -> None:

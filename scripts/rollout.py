@@ -88,7 +88,8 @@ def deploy(session: Session) -> Deployed:
             slowest = session.environment.proof.slowest
             earlier = _answers_before(session, previous, timings, wake=slowest is not None)
             shown = _switch(session, target, previous, lock, run, timings, earlier, slowest)
-    return _published(session, target, previous if previous != target.id else None, True, shown, timings)
+    replaced = previous.release if previous is not None and previous.release != target.id else None
+    return _published(session, target, replaced, True, shown, timings)
 
 
 def planned(session: Session) -> Difference:
@@ -160,13 +161,16 @@ def _entry(session: Session, verb: history.Verb, target: Release, before: Curren
     return history.begun(verb, session.who, target, previous=before.release if before else None)
 
 
-def _fallback(before: Current | None, target: Release) -> str | None:
-    """What to go back to when the target fails: the last release that was proven, None before the first one."""
+def _fallback(before: Current | None, target: Release) -> Current | None:
+    """What to go back to when the target fails; None when there is nothing else.
+
+    It is the last release that was proven, or one that never was where there is no other.
+    """
     if before is None:
         return None
-    # A run that was cut off left behind what it was replacing.
-    cut_off = before.release == target.id and not before.proven
-    return before.previous if cut_off else before.fallback
+    back = before.fallback
+    # A run that was cut off leaves the target itself behind, not proven.
+    return None if back.release == target.id and not back.proven else back
 
 
 def _proven_before(session: Session, before: Current) -> Release:
@@ -223,7 +227,7 @@ def _upload(session: Session, package: Package, lock: Lock, before: Current | No
         session.say(f"uploaded {folder}")
 
 
-def _answers_before(session: Session, previous: str | None, timings: Timings, *, wake: bool) -> Earlier | None:
+def _answers_before(session: Session, previous: Current | None, timings: Timings, *, wake: bool) -> Earlier | None:
     """What the release in use answers to the proof's prompts, before it is replaced; None when it does not serve.
 
     An app that sleeps is woken only if asked.
@@ -238,16 +242,16 @@ def _answers_before(session: Session, previous: str | None, timings: Timings, *,
         if not state.replicas:
             session.progress("waking the app, to compare the release in use with the new one")
             try:
-                wait(session, previous, replica.Restart(state.name, frozenset(), False))
+                wait(session, previous.release, replica.Restart(state.name, frozenset(), False))
             except NotReady:
                 return None
-        return comparison.take(session.endpoint, previous, expected)
+        return comparison.take(session.endpoint, previous.release, expected)
 
 
 def _switch(
     session: Session,
     release_: Release,
-    previous: str | None,
+    previous: Current | None,
     lock: Lock,
     run: history.Run,
     timings: Timings,
@@ -264,7 +268,9 @@ def _switch(
     lock.check()
     try:
         # Within the block: whoever interrupts this very request may have come too late to keep it from being done.
-        release.set_current(session.share, target, lock, previous=previous)
+        # What was never proven is not what a run goes back to that finds this one cut off.
+        known_good = previous.release if previous is not None and previous.proven else None
+        release.set_current(session.share, target, lock, previous=known_good)
         with timings.phase("start"):
             _restart(session, target, timings, served_before=previous is not None)
         shown = _prove(session, release_, timings, earlier, slowest)
@@ -317,26 +323,27 @@ def _restart(session: Session, target: str, timings: Timings, *, served_before: 
 
 
 def _put_back(
-    session: Session, failed: str, previous: str | None, lock: Lock, *, wait_for_it: bool
+    session: Session, failed: str, previous: Current | None, lock: Lock, *, wait_for_it: bool
 ) -> tuple[bool, str]:
     """Make the previous release current again; whether that worked, and in a sentence what has become of it."""
+    name = "the empty state" if previous is None else previous.release + ("" if previous.proven else " (never proven)")
     try:
         if previous is None:
             release.remove_current(session.share, lock)
             session.app.restart()
             return True, "There was no release before it: the app waits for one that works."
-        release.confirm_current(session.share, previous, lock)
-        if previous == failed:
+        release.restore_current(session.share, previous, lock)
+        if previous.release == failed:
             return True, "It was in use before; there is no other to go back to."
         restarted = session.app.restart()
         if wait_for_it:
-            session.say(f"putting release {previous} back")
-            wait(session, previous, restarted)
-            return True, f"Release {previous} is back and serves."
-        return True, f"Release {previous} is current again; its replica starts."
+            session.say(f"putting release {name} back")
+            wait(session, previous.release, restarted)
+            return True, f"Release {name} is back and serves."
+        return True, f"Release {name} is current again; its replica starts."
     except InferopsError as error:
         return False, (
-            f"Putting {previous or 'the empty state'} back in place of {failed} failed too ({error.message});"
+            f"Putting {name} back in place of {failed} failed too ({error.message});"
             " the next deploy takes up from here."
         )
 

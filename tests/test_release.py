@@ -174,8 +174,9 @@ def test_current_remembers_its_proof_and_what_was_before(share: ShareClient, rep
         releases.set_current(share, second.release.id, lock, previous=first)
     current = releases.read_current(share)
     assert current == Current(second.release.id, False, first)
-    assert current is not None and current.fallback == first
-    assert Current(first, True, None).fallback == first
+    assert current is not None and current.fallback == Current(first, True, None)
+    assert Current(first, True, None).fallback == Current(first, True, None)
+    assert Current(first, False, None).fallback == Current(first, False, None), "there is nothing else"
 
 
 def test_the_first_release_can_be_taken_out_of_use(share: ShareClient, repository: Path) -> None:

@@ -111,6 +111,32 @@ def test_a_release_that_fails_its_proof_is_taken_back_and_remembered(world: Worl
     assert "no usage" in history.read(world.share, None)[-1].detail or "does not answer" in str(caught.value)
 
 
+def test_a_release_that_was_never_proven_is_not_when_it_is_put_back(world: World) -> None:
+    """As the first deploy leaves it that is killed after its switch; then another one fails, or is killed."""
+    with Lock(world.share) as lock:
+        package = rollout.packed(world.session, rollout.Timings())
+        releases.upload(world.share, package, lock)
+        releases.set_current(world.share, package.release.id, lock, previous=None)
+    unproven = releases.Current(package.release.id, False, None)
+    world.change(2)
+    bad = rollout.packed(world.session, rollout.Timings()).release.id
+    world.broken.add(bad)
+    seen: list[releases.Current | None] = []
+
+    def look(line: str) -> None:
+        if "is current; restarted" in line:
+            seen.append(releases.read_current(world.share))
+
+    world.session.say = look
+    with pytest.raises(ProofFailed, match=f"Release {unproven.release} .never proven. is back"):
+        rollout.deploy(world.session)
+    assert seen == [releases.Current(bad, False, None)], "the next run must not take it for proven either"
+    assert releases.read_current(world.share) == unproven
+    world.change(0)
+    assert deploy(world.session) == unproven.release
+    assert releases.read_current(world.share) == releases.Current(unproven.release, True, None)
+
+
 def test_a_release_that_fails_and_cannot_be_taken_back_does_not_end_as_if_it_were(world: World) -> None:
     (first,) = deployed(world, 1)
     world.change(2)
