@@ -38,8 +38,8 @@ local-down: ## end everything that `make local` started (its data stays in .loca
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m infra.emulator.background stop; else echo "Nothing runs: there is no $(VENV)."; fi
 
 .PHONY: test
-test: $(VENV)/.installed ## the whole suite, on two cores
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGUMENTS)
+test: $(VENV)/.installed ## the whole suite, by three workers: half of a test is waiting for processes
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGUMENTS)
 
 .PHONY: peers
 peers: .local/azure-cli/.installed .local/azcopy/.installed ## the Azure CLI and azcopy, which the suite runs where they are

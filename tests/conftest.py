@@ -21,8 +21,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-LONGEST_FIRST = ("test_end_to_end", "test_release_killed", "test_serve", "test_emulator_finetuning", "test_start")
-"""Modules that take a minute or more: begun first, so that the two cores end together."""
+LONGEST_FIRST = (
+    *("test_release_killed", "test_end_to_end", "test_rollout_faults", "test_serve", "test_emulator_finetuning"),
+    *("test_workflows", "test_start", "test_metrics", "test_azure_cli", "test_garbage", "test_drain"),
+)
+"""Modules that take the most time: begun first, so that all workers end together."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
