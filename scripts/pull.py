@@ -1,11 +1,13 @@
 """A release of the share -> a local folder that holds exactly it, every file checked by its hash.
 
-The folder appears whole or not at all. Knows no container app.
+A folder that is not there appears whole or not at all; one that is there gets its files once all of them are checked.
+Knows no container app.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -26,15 +28,21 @@ if TYPE_CHECKING:
 
 def check_empty(folder: Path) -> None:
     """Raise BadInput unless the folder can be written whole: it is not there, or empty."""
-    if not folder.exists() and not folder.is_symlink():
-        return
-    if not folder.is_dir() or folder.is_symlink():
-        what = "is not a folder"
-    elif any(folder.iterdir()):
-        what = "is not empty"
-    else:
-        return
-    raise BadInput([Problem(str(folder), "", None, what, "Name a folder that is empty or not there")])
+    next_step = "Name a folder that is empty or not there"
+    try:
+        target = _resolved(folder)
+        if not folder.is_symlink() and not target.exists():
+            return
+        if folder.is_symlink() or not target.is_dir():
+            what = "is not a folder"
+        elif any(target.iterdir()):
+            what = "is not empty"
+        else:
+            return
+    except OSError as error:
+        what = f"cannot be looked into: {error.strerror}"
+        next_step = "Name a folder that you may read and write"
+    raise BadInput([Problem(str(folder), "", None, what, next_step)])
 
 
 def pull(
@@ -43,31 +51,42 @@ def pull(
     folder: Path,
     *,
     with_adapters: bool = False,
+    say: Callable[[str], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> tuple[FileEntry, ...]:
     """Write the release into the folder: its code, its lock and release.json; returns what was written.
 
     with_adapters brings the folders under adapters/ as well, where they stand on the share; those that a fine-tuning
-    wrote have no hashes and stay. Raises BadInput when the folder is not empty, InferopsError when a file on the share
-    is not what its hash says or this machine cannot write; the folder is then as it was.
+    wrote have no hashes and stay, for each of which say gets a sentence. Raises BadInput when the folder is not empty,
+    InferopsError when a file on the share is not what its hash says or this machine cannot write; the folder is then as
+    it was.
     """
     check_empty(folder)
     wanted = {f"{RELEASES}/{release.id}/{entry.path}": entry for entry in release.files}
     if with_adapters:
-        for place in {release.base, *release.adapters.values()}:
-            if place.startswith(f"{ADAPTERS}/"):
-                for entry in share_module.read_remote(share, place):
+        for place in sorted({release.base, *release.adapters.values()}):
+            # Azure Files ignores case.
+            is_below = place.casefold().startswith(f"{ADAPTERS}/")
+            entries = share_module.read_remote(share, place) if is_below else ()
+            if is_below and all(entry.sha256 for entry in entries):
+                for entry in entries:
                     path = f"{place}/{entry.path}"
                     wanted[path] = FileEntry(path, entry.bytes, entry.sha256)
+            elif say:
+                say(f"{place} stays on the share: no deploy uploaded it, so it has no hashes to check its files by.")
     outside = [entry.path for entry in wanted.values() if not _is_within(entry.path)]
     if outside:
         raise InferopsError(
             f"Release {release.id} names files outside its folder: {', '.join(outside)}; nothing was written.",
             "Something other than a deploy wrote its manifest. Look at who may write to the share.",
         )
+    target = _resolved(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        is_there = target.exists()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A folder that is there stays the same one: somebody may be in it, and it may be all that may be written.
+        above = target if is_there else target.parent
+        partial = Path(tempfile.mkdtemp(dir=above, prefix=f".{target.name}."))
     except OSError as error:
         raise _unwritable(folder, error) from None
     try:
@@ -76,13 +95,29 @@ def pull(
         if manifest is None:
             raise InferopsError(f"Release {release.id} has gone meanwhile.", "Name another one.")
         (partial / MANIFEST).write_bytes(manifest.content)
-        partial.chmod(0o755)  # mkdtemp makes it the owner's alone
-        partial.replace(folder)
+        if is_there:
+            _move_children(partial, target)
+        else:
+            partial.chmod(0o755)  # mkdtemp makes it the owner's alone
+            partial.replace(target)
     except OSError as error:
         raise _unwritable(folder, error) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return tuple(wanted.values())
+
+
+def _move_children(source: Path, target: Path) -> None:
+    """Move what lies in one folder into another, all of it or, when that fails, nothing."""
+    moved: list[str] = []
+    try:
+        for name in sorted(path.name for path in source.iterdir()):
+            (source / name).rename(target / name)
+            moved.append(name)
+    except OSError:
+        for name in moved:
+            (target / name).rename(source / name)
+        raise
 
 
 def _download_all(
@@ -114,9 +149,13 @@ def _download(share: ShareClient, path: str, entry: FileEntry, target: Path) -> 
             digest.update(chunk)
             stream.write(chunk)
     if digest.hexdigest() != entry.sha256:
+        parts = path.split("/")
+        # releases/<id> or adapters/<name>/<hash>
+        folder = "/".join(parts[: 2 if parts[0] == RELEASES else 3])
         raise InferopsError(
             f"{path} on the share does not hold what its hash says: it was changed, or has gone bad.",
-            "Do not use this release. Deploy it again from its commit.",
+            "A deploy sends no folder that the share has. If the release is in use, put another one into use (inferops "
+            f"rollback). Then delete the folder {folder} on the share, and deploy again from the release's commit.",
         )
 
 
@@ -124,6 +163,11 @@ def _is_within(path: str) -> bool:
     """Whether a path of a manifest stays in the folder that it is relative to, on any system."""
     parts = PurePosixPath(path).parts
     return bool(parts) and parts[0] != "/" and ".." not in parts and "\\" not in path
+
+
+def _resolved(folder: Path) -> Path:
+    """The folder without `.`, `..` and links, so that it has a name and a parent."""
+    return Path(os.path.realpath(folder))
 
 
 def _unwritable(folder: Path, error: OSError) -> InferopsError:

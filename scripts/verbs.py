@@ -116,7 +116,8 @@ def pull_release(session: Session, name: str, folder: Path, *, with_adapters: bo
     def progress(done: Progress) -> None:
         session.progress(report.transfer(done))
 
-    return found, len(pull.pull(session.share, found, folder, with_adapters=with_adapters, progress=progress))
+    written = pull.pull(session.share, found, folder, with_adapters=with_adapters, say=session.say, progress=progress)
+    return found, len(written)
 
 
 def publish_again(session: Session) -> tuple[Outputs, tuple[Path, Path]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from scripts import release as releases
 from scripts.bundle import FileEntry
 from scripts.errors import BadInput, InferopsError
 from tests.conftest import RunningStandIn
-from tests.release_world import World, collect_garbage, deploy, rollback, running_world
+from tests.release_world import BASE, World, collect_garbage, deploy, rollback, running_world
 
 COMMAND = Path(sys.executable).parent / "inferops"
 
@@ -208,10 +210,43 @@ def test_a_file_that_is_not_what_its_hash_says_is_never_kept(world: World, tmp_p
     content = file.read_bytes()
     file.write_bytes(b"print(6)\n")
     (tmp_path / "out").mkdir()
-    with pytest.raises(InferopsError, match=r"inference/serve\.py on the share does not hold what its hash says"):
+    with pytest.raises(InferopsError, match=r"inference/serve\.py on the share does not hold") as caught:
         verbs.pull_release(world.session, world.made[0], tmp_path / "out", with_adapters=False)
     file.write_bytes(content)
+    assert f"delete the folder releases/{world.made[0]} on the share" in caught.value.next_step
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+
+
+def test_an_empty_folder_that_is_there_is_filled_and_stays_the_same(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = tmp_path.stat().st_ino
+    verbs.pull_release(world.session, world.made[0], Path(), with_adapters=False)
+    assert tmp_path.stat().st_ino == before
+    assert sorted(path.name for path in Path().iterdir()) == ["inference", "release.json", "requirements"]
+    (tmp_path / "below").mkdir()
+    verbs.pull_release(world.session, world.made[0], Path("below/../missing/../out"), with_adapters=False)
+    assert (tmp_path / "out" / "release.json").is_file()
+
+
+def test_adapters_without_hashes_stay_on_the_share(world: World, tmp_path: Path) -> None:
+    written = "adapters/default/checkpoint-100"
+    (world.folder / written).mkdir()
+    (world.folder / written / "adapter_config.json").write_bytes(b"{}")
+    found = releases.find(world.share, world.made[0])
+    both = dataclasses.replace(found, adapters={**found.adapters, "tuned": written})
+    said: list[str] = []
+    pulled = pull.pull(world.share, both, tmp_path / "out", with_adapters=True, say=said.append)
+    shutil.rmtree(world.folder / written)
+    assert any(entry.path.startswith(found.adapters["default"]) for entry in pulled)
+    assert not (tmp_path / "out" / written).exists()
+    assert [line.partition(" ")[0] for line in said] == [written, BASE]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="File name too long"):
+        pull.check_empty(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize("path", ["../outside", "/outside", "a/../../outside", "..\\outside"])
