@@ -59,6 +59,7 @@ FILE_CONNECTIONS = 40
 lease that is renewed meanwhile."""
 
 _THROTTLED_RETRIES = 5
+_SECONDS_LEFT = "seconds_left"
 FILE_TIMEOUTS: dict[str, Any] = {"connection_timeout": 10, "read_timeout": 60}
 
 
@@ -287,23 +288,58 @@ def share_client(address: str, share_name: str, credential: Any, certificate: Pa
     )
 
 
+def within(seconds_left: Callable[[], float] | None) -> dict[str, Any]:
+    """The options of a request to the file service that may only be sent for so long, as under a lease.
+
+    seconds_left is asked before each attempt, which waits for no answer longer than that; what it raises ends the
+    request. None for a request without such a limit.
+    """
+    return {} if seconds_left is None else {_SECONDS_LEFT: seconds_left}
+
+
 def _file_retries() -> ExponentialRetry:
-    """How the file client retries: the storage SDK's way, and throttled requests too, which that takes for answers."""
+    """How the file client retries: the storage SDK's way, and throttled requests too, which that takes for answers.
+
+    None beyond the time that `within` leaves it.
+    """
     from azure.storage.fileshare import ExponentialRetry
 
     class Retries(ExponentialRetry):
         def send(self, request: Any) -> Any:
+            request.context[_SECONDS_LEFT] = request.context.options.pop(_SECONDS_LEFT, None)
             response: Any = super().send(request)  # type: ignore[no-untyped-call]
             for attempt in range(_THROTTLED_RETRIES):
                 if response.http_response.status_code != 429:
                     break
-                told = str(response.http_response.headers.get("Retry-After", ""))
-                time.sleep(int(told) if told.isdecimal() else 2.0**attempt)
+                told = _retry_after(response.http_response)
+                time.sleep(2.0**attempt if told is None else told)
                 response = super().send(request)  # type: ignore[no-untyped-call]
             return response
 
+        def configure_retries(self, request: Any) -> dict[str, Any]:
+            _limit(request)
+            return {**super().configure_retries(request), "attempted": request}
+
+        def sleep(self, settings: dict[str, Any], transport: Any) -> None:
+            super().sleep(settings, transport)  # type: ignore[no-untyped-call]
+            _limit(settings["attempted"])
+
     # Seconds; the SDK's own first wait would be 15.
     return Retries(initial_backoff=1, increment_base=2, random_jitter_range=1, retry_total=5)
+
+
+def _limit(request: Any) -> None:
+    """Have the attempt that comes now end within the time that is left to the request, if that is limited."""
+    seconds_left = request.context[_SECONDS_LEFT]
+    if seconds_left is not None:
+        half = seconds_left() / 2  # to connect, and to wait for the answer
+        request.context.options.update({name: min(seconds, half) for name, seconds in FILE_TIMEOUTS.items()})
+
+
+def _retry_after(response: Any) -> int | None:
+    """The seconds to wait that an answer tells; None when it tells none."""
+    told = str(response.headers.get("Retry-After", ""))
+    return int(told) if told.isdecimal() else None
 
 
 def content_md5(digest: bytes) -> ContentSettings:

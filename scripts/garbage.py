@@ -109,7 +109,7 @@ def remove(
         place = item.folder
         if not name.startswith("."):
             place = f"{parent}/{REMOVED}{name}"
-            share_module.move_folder(share, item.folder, place)
+            share_module.move_folder(share, item.folder, place, seconds_left=lock.seconds_left)
         with ThreadPoolExecutor(share_module.PARALLEL_REQUESTS) as pool:
             list(pool.map(lambda path, place=place: share_module.delete_file(share, f"{place}/{path}"), item.files))
         for folder in sorted(item.folders, key=lambda path: path.count("/"), reverse=True):

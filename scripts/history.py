@@ -200,16 +200,15 @@ def _entry(number: int, line: bytes) -> Entry:
 
 
 def _write(share: ShareClient, lock: Lock, entries: Sequence[Entry]) -> None:
-    lock.check()
     lines = [json.dumps(entry.to_json(), ensure_ascii=False) for entry in entries[-LONGEST:]]
     content = "".join(f"{line}\n" for line in lines).encode()
     try:
-        share_module.write_small_file(share, FILE, content)
+        share_module.write_small_file(share, FILE, content, seconds_left=lock.seconds_left)
     except CloudError as error:
         if error.code != "ParentNotFound":
             raise
         share_module.make_folders(share, [RELEASES])
-        share_module.write_small_file(share, FILE, content)
+        share_module.write_small_file(share, FILE, content, seconds_left=lock.seconds_left)
 
 
 def _is_proven(entry: Entry, current: Current | None) -> bool:

@@ -89,18 +89,24 @@ class Lock:
 
     def check(self) -> None:
         """Raise Locked unless the lease is certainly still ours (no request)."""
-        if time.monotonic() >= self._held_until:
+        self.seconds_left()
+
+    def seconds_left(self) -> float:
+        """How long the lease is certainly still ours, should it not be renewed (no request). Raises Locked."""
+        left = self._held_until - _now()
+        if left <= 0:
             raise Locked(
                 f"The lease on the file share '{self._share.share_name}' was lost: it could not be renewed in time, "
                 "and another run may have started.",
                 "Run the same command again.",
             )
+        return left
 
     def _holder_shown(self) -> str:
         return self._holder() or "another run"
 
     def _acquire(self) -> bool:
-        asked_at = time.monotonic()
+        asked_at = _now()
         try:
             # The SDK proposes the lease's id, so that its own repetition of a request whose answer was lost succeeds.
             with cloud.translated("taking the lease on the share"):
@@ -114,7 +120,7 @@ class Lock:
 
     def _renew(self) -> None:
         while self._lease is not None and not self._stop.wait(self._lease_seconds / 4):
-            asked_at = time.monotonic()
+            asked_at = _now()
             try:
                 with cloud.translated("renewing the lease on the share"):
                     self._lease.renew()
@@ -124,3 +130,10 @@ class Lock:
                 self._say(f"the lease on the share could not be renewed: {error.message}")
             else:
                 self._held_until = asked_at + self._lease_seconds
+
+
+def _now() -> float:
+    """Seconds on a clock that goes on while the machine sleeps, where there is one: the lease ends meanwhile."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()

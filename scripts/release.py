@@ -231,7 +231,7 @@ def upload(
     made = []
     for bundle in package.bundles:
         if not share_module.folder_exists(share, bundle.folder):
-            _place(share, bundle.folder, bundle.files, {}, _large_files_elsewhere(share, bundle.files), lock, progress)
+            _place(share, bundle.folder, bundle.files, {}, large_files_elsewhere(share, bundle.files), lock, progress)
             made.append(bundle.folder)
     folder = f"{RELEASES}/{package.release.id}"
     if not share_module.folder_exists(share, folder):
@@ -288,8 +288,7 @@ def restore_current(share: ShareClient, current: Current, lock: Lock) -> None:
 
 def remove_current(share: ShareClient, lock: Lock) -> None:
     """Take the first release out of use when it failed and there is none to go back to: replicas wait again."""
-    lock.check()
-    share_module.delete_file(share, CURRENT)
+    share_module.delete_file(share, CURRENT, seconds_left=lock.seconds_left)
 
 
 def read_release(share: ShareClient, release_id: str) -> Release | None:
@@ -349,11 +348,11 @@ def find(share: ShareClient, name: str) -> Release:
 
 
 def _write_current(share: ShareClient, current: Current, lock: Lock) -> None:
-    lock.check()
     metadata = {_PROVEN: str(current.proven).lower()}
     if current.previous:
         metadata[_PREVIOUS] = current.previous
-    share_module.write_small_file(share, CURRENT, f"{RELEASES}/{current.release}\n".encode(), metadata)
+    line = f"{RELEASES}/{current.release}\n".encode()
+    share_module.write_small_file(share, CURRENT, line, metadata, seconds_left=lock.seconds_left)
 
 
 def _place(
@@ -375,8 +374,7 @@ def _place(
     )
     for path, content in documents.items():
         share_module.write_small_file(share, f"{incomplete}/{path}", content)
-    lock.check()
-    share_module.move_folder(share, incomplete, folder)
+    share_module.move_folder(share, incomplete, folder, seconds_left=lock.seconds_left)
 
 
 def _files_of(share: ShareClient, release_id: str | None) -> dict[str, str]:
@@ -387,7 +385,7 @@ def _files_of(share: ShareClient, release_id: str | None) -> dict[str, str]:
     return {entry.sha256: f"{RELEASES}/{release.id}/{entry.path}" for entry in release.files}
 
 
-def _large_files_elsewhere(share: ShareClient, files: Iterable[LocalFile]) -> dict[str, str]:
+def large_files_elsewhere(share: ShareClient, files: Iterable[LocalFile]) -> dict[str, str]:
     """SHA-256 -> path on the share, of the bundles' files that may be the same as large ones of these.
 
     Small files are not looked for: to find one takes as long as to send it.

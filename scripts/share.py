@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -129,15 +129,30 @@ def read_small_file(share: ShareClient, path: str) -> SmallFile | None:
         raise
 
 
-def write_small_file(share: ShareClient, path: str, content: bytes, metadata: Mapping[str, str] | None = None) -> None:
+def write_small_file(
+    share: ShareClient,
+    path: str,
+    content: bytes,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    seconds_left: Callable[[], float] | None = None,
+) -> None:
     """Create or replace a file of up to 4 MiB in one request: a reader sees the old content or the new.
 
-    metadata is kept with the file, beside the SHA-256 of its content.
+    metadata is kept with the file, beside the SHA-256 of its content. seconds_left limits the request (cloud.within).
     """
-    create_file(share, path, content, {**(metadata or {}), HASH_METADATA: hashlib.sha256(content).hexdigest()})
+    hashed = {**(metadata or {}), HASH_METADATA: hashlib.sha256(content).hexdigest()}
+    create_file(share, path, content, hashed, seconds_left=seconds_left)
 
 
-def create_file(share: ShareClient, path: str, content: bytes, metadata: Mapping[str, str]) -> None:
+def create_file(
+    share: ShareClient,
+    path: str,
+    content: bytes,
+    metadata: Mapping[str, str],
+    *,
+    seconds_left: Callable[[], float] | None = None,
+) -> None:
     """The one request of write_small_file, for whoever knows the hash already and puts it into the metadata.
 
     The service checks what arrives against the MD5 that goes with it, and keeps the MD5 with the file.
@@ -146,14 +161,16 @@ def create_file(share: ShareClient, path: str, content: bytes, metadata: Mapping
     data = None if is_zero(content) else content
     headers = {"x-ms-content-md5": digest} | ({"Content-MD5": digest} if data else {})
     with cloud.translated(f"writing {path} on the share"):
-        share.get_file_client(path).create_file(len(content), data=data, headers=headers, metadata=dict(metadata))
+        share.get_file_client(path).create_file(
+            len(content), data=data, headers=headers, metadata=dict(metadata), **cloud.within(seconds_left)
+        )
 
 
-def delete_file(share: ShareClient, path: str) -> None:
-    """Delete a file; one that is not there is as good as deleted."""
+def delete_file(share: ShareClient, path: str, *, seconds_left: Callable[[], float] | None = None) -> None:
+    """Delete a file; one that is not there is as good as deleted. seconds_left limits the request (cloud.within)."""
     try:
         with cloud.translated(f"deleting {path} on the share"):
-            share.get_file_client(path).delete_file()
+            share.get_file_client(path).delete_file(**cloud.within(seconds_left))
     except CloudError as error:
         if not _is_missing(error):
             raise
@@ -196,11 +213,16 @@ def make_folders(share: ShareClient, folders: Iterable[str], below: str = "") ->
             list(pool.map(lambda folder: _make_folder(share, folder), sorted(levels[depth])))
 
 
-def move_folder(share: ShareClient, source: str, target: str) -> None:
-    """Give a folder its final name in one request, which the service does whole or not at all."""
+def move_folder(
+    share: ShareClient, source: str, target: str, *, seconds_left: Callable[[], float] | None = None
+) -> None:
+    """Give a folder its final name in one request, which the service does whole or not at all.
+
+    seconds_left limits the request (cloud.within).
+    """
     try:
         with cloud.translated(f"renaming {source} to {target} on the share"):
-            share.get_directory_client(source).rename_directory(target)
+            share.get_directory_client(source).rename_directory(target, **cloud.within(seconds_left))
     except CloudError as error:
         # The answer to a rename that succeeded may be lost; the repeated request then finds no source.
         if not (_is_missing(error) and folder_exists(share, target)):

@@ -248,3 +248,41 @@ def test_a_full_share_ends_the_upload_with_words_and_room_lets_it_complete(
     assert releases.read_current_id(share) is None
     deploy(share, package)
     check_whole(share, package, faulty.state)
+
+
+@pytest.mark.parametrize("write", ["current", "rename", "removal"])
+def test_what_is_written_under_a_lease_is_not_sent_again_once_it_is_lost(
+    share: ShareClient, switch: Switch, write: str
+) -> None:
+    """Whatever the service answered before: by then another run may hold the share."""
+    asked: list[float] = []
+
+    def lost_after_the_first_attempt() -> float:
+        if asked:
+            raise errors.Locked("The lease was lost.", "Run the same command again.")
+        asked.append(30.0)
+        return asked[0]
+
+    sent = {
+        "current": lambda: shares.write_small_file(share, "current", b"x", seconds_left=lost_after_the_first_attempt),
+        "rename": lambda: shares.move_folder(share, "model-cache", "moved", seconds_left=lost_after_the_first_attempt),
+        "removal": lambda: shares.delete_file(
+            share, "model-cache/demo/config.json", seconds_left=lost_after_the_first_attempt
+        ),
+    }
+    with (
+        switch.on({"fault": "unavailable", "service": "files", "method": ["PUT", "DELETE"], "count": 1}),
+        pytest.raises(errors.Locked),
+    ):
+        sent[write]()
+    assert asked
+    assert shares.list_folder(share, "") == [("model-cache", None)]
+    assert shares.file_exists(share, "model-cache/demo/config.json")
+
+
+def test_an_answer_is_not_waited_for_beyond_the_lease(share: ShareClient, switch: Switch) -> None:
+    left = iter((2.0, 40.0))
+    with switch.on({"fault": "latency", "service": "files", "method": ["PUT"], "seconds": 3, "count": 1}):
+        shares.write_small_file(share, "current", b"x", seconds_left=lambda: next(left))
+        (rule,) = switch.rules()
+    assert rule["met"] == 2, "the first attempt was given up, and there was time for a second one"
