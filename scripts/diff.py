@@ -32,7 +32,9 @@ class Part:
     """The code, the base model or one adapter, where it changes.
 
     before and after are folders on the share, None where there is none. plan has the files that come from this
-    machine; None for a folder that is the share's own. is_there: the share has the folder `after` already.
+    machine, against those of `before`; None for a folder that is the share's own. is_there: the share has the folder
+    `after` already. bytes_sent_again are those of unchanged files that a deploy sends all the same: `after` is a folder
+    of its own.
     """
 
     name: str
@@ -40,10 +42,11 @@ class Part:
     after: str | None
     plan: SyncPlan | None
     is_there: bool
+    bytes_sent_again: int = 0
 
     @property
     def bytes_to_send(self) -> int:
-        return self.plan.bytes_to_send if self.plan is not None and not self.is_there else 0
+        return self.plan.bytes_to_send + self.bytes_sent_again if self.plan is not None and not self.is_there else 0
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,11 @@ def _parts(share: ShareClient, package: Package, current: Release | None) -> Ite
             continue
         # Only what a deploy has written carries its files' hashes.
         present = share_module.read_remote(share, earlier) if earlier and earlier.startswith(f"{ADAPTERS}/") else ()
-        plan = share_module.plan(bundle.files, present, folder=bundle.folder, elsewhere=_paths(present, earlier))
-        yield Part(name, earlier, later, plan, share_module.folder_exists(share, bundle.folder))
+        is_there = share_module.folder_exists(share, bundle.folder)
+        elsewhere = {} if is_there else releases.large_files_elsewhere(share, bundle.files)
+        plan = share_module.plan(bundle.files, present, folder=bundle.folder, elsewhere=elsewhere)
+        again = sum(entry.bytes for entry in plan.unchanged if entry.sha256 not in elsewhere)
+        yield Part(name, earlier, later, plan, is_there, again)
 
 
 def _paths(files: Iterable[FileEntry], folder: str | None) -> dict[str, str]:

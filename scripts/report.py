@@ -79,7 +79,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def sync_json(sync: SyncPlan) -> dict[str, Any]:
+def sync_json(sync: SyncPlan, bytes_to_send: int) -> dict[str, Any]:
     return {
         "folder": sync.folder,
         **{
@@ -87,7 +87,7 @@ def sync_json(sync: SyncPlan) -> dict[str, Any]:
             for name in ("added", "changed", "removed", "unchanged")
         },
         "copied": {copy.entry.path: copy.source for copy in sync.copied},
-        "bytes_to_send": sync.bytes_to_send,
+        "bytes_to_send": bytes_to_send,
     }
 
 
@@ -123,7 +123,7 @@ def difference_json(difference: Difference) -> dict[str, Any]:
                 "before": part.before,
                 "after": part.after,
                 "is_there": part.is_there,
-                "files": None if part.plan is None else sync_json(part.plan),
+                "files": None if part.plan is None else sync_json(part.plan, part.bytes_to_send),
             }
             for part in difference.parts
         ],
@@ -320,18 +320,22 @@ def _plan_counts(plan: Plan) -> str:
     return f"{sentence}{plan.unchanged} as the template asks{untouched}.{noise}"
 
 
-def _sync_counts(sync: SyncPlan) -> str:
+def _sync_counts(sync: SyncPlan, bytes_to_send: int) -> str:
     if sync.is_empty:
         return f"No changes: {_counted(len(sync.unchanged), 'file')} on the share as here."
     return (
         f"{len(sync.added)} added, {len(sync.changed)} changed, {len(sync.removed)} removed, "
-        f"{len(sync.unchanged)} unchanged, {len(sync.copied)} copied; {size(sync.bytes_to_send)} to send."
+        f"{len(sync.unchanged)} unchanged, {len(sync.copied)} copied; {size(bytes_to_send)} to send."
     )
 
 
 def _part_head(part: Part) -> str:
     if part.plan is not None:
-        counts = _sync_counts(part.plan) if not part.is_there else f"{part.after} is on the share already."
+        counts = (
+            _sync_counts(part.plan, part.bytes_to_send)
+            if not part.is_there
+            else f"{part.after} is on the share already."
+        )
         return f"{part.name}: {counts}"
     return f"{part.name}: {part.before or 'none'} -> {part.after or 'none'}"
 

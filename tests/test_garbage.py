@@ -18,6 +18,8 @@ from scripts import diff, garbage, history, pull, report, rollout, verbs
 from scripts import release as releases
 from scripts.bundle import FileEntry
 from scripts.errors import BadInput, InferopsError
+from scripts.lock import Lock
+from scripts.rollout import Timings
 from tests.conftest import RunningStandIn
 from tests.release_world import BASE, World, collect_garbage, deploy, rollback, running_world
 
@@ -179,6 +181,40 @@ def test_an_adapter_that_is_on_the_share_already_is_not_to_be_sent(world: World)
     assert adapter.is_there and adapter.bytes_to_send == 0
     assert [part.name for part in found.parts] == ["code"]
     assert found.bytes_to_send == 15
+
+
+def test_the_bytes_to_send_are_those_that_a_deploy_sends(world: World) -> None:
+    world.change(0, adapter=True)
+    world.write("adapter/adapter_config.json", b'{"r": 4}')
+    world.write("adapter/README.md", b"as before")
+    found = rollout.planned(world.session)
+    (adapter,) = (part for part in found.parts if part.name == "adapter default")
+    # The weights are those of another adapter than the one in use: a deploy copies them on the share.
+    assert adapter.bytes_to_send == len(b'{"r": 4}') + len(b"as before")
+    world.write("adapter/adapter_config.json", b"{}")
+    found = rollout.planned(world.session)
+    (adapter,) = (part for part in found.parts if part.name == "adapter default")
+    # The settings are those of the adapter in use, and small ones are sent into each new folder.
+    assert adapter.plan is not None and [entry.path for entry in adapter.plan.unchanged] == ["adapter_config.json"]
+    assert adapter.bytes_to_send == len(b"{}") + len(b"as before")
+    files = report.difference_json(found)["parts"][-1]["files"]
+    assert files["bytes_to_send"] == adapter.bytes_to_send
+    assert "11 B to send" in report.difference_text(found)
+    sent: dict[str, int] = {}
+    package = rollout.packed(world.session, Timings())
+    with Lock(world.share) as lock:
+        releases.upload(
+            world.share,
+            package,
+            lock,
+            earlier=world.made[2],
+            progress=lambda name, done: sent.update({name: done.bytes_sent}),
+        )
+    (world.root / "adapter" / "README.md").unlink()
+    for folder in (adapter.after, f"releases/{package.release.id}"):
+        shutil.rmtree(world.folder / str(folder))
+    assert sent[str(adapter.after)] == adapter.bytes_to_send
+    assert sum(sent.values()) == found.bytes_to_send
 
 
 # --- pull
