@@ -298,9 +298,9 @@ def within(seconds_left: Callable[[], float] | None) -> dict[str, Any]:
 
 
 def _file_retries() -> ExponentialRetry:
-    """How the file client retries: the storage SDK's way, and throttled requests too, which that takes for answers.
+    """How the file client retries: the storage SDK's way, but as long after as the service says.
 
-    None beyond the time that `within` leaves it.
+    Throttled requests, too, which the SDK takes for answers; and none beyond the time that `within` leaves it.
     """
     from azure.storage.fileshare import ExponentialRetry
 
@@ -320,8 +320,15 @@ def _file_retries() -> ExponentialRetry:
             _limit(request)
             return {**super().configure_retries(request), "attempted": request}
 
+        def increment(self, settings: dict[str, Any], request: Any, response: Any = None, error: Any = None) -> bool:
+            settings["told"] = None if response is None else _retry_after(response)
+            return super().increment(settings, request, response, error)
+
         def sleep(self, settings: dict[str, Any], transport: Any) -> None:
-            super().sleep(settings, transport)  # type: ignore[no-untyped-call]
+            if settings["told"] is None:
+                super().sleep(settings, transport)  # type: ignore[no-untyped-call]
+            else:
+                transport.sleep(settings["told"])
             _limit(settings["attempted"])
 
     # Seconds; the SDK's own first wait would be 15.

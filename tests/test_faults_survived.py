@@ -235,6 +235,16 @@ def test_an_upload_survives(
     check_whole(share, package, faulty.state)
 
 
+@pytest.mark.parametrize("fault", ["throttled", "unavailable"])
+def test_the_file_service_is_asked_again_when_it_says(share: ShareClient, switch: Switch, fault: str) -> None:
+    """Neither sooner than its Retry-After says, nor never."""
+    with switch.on({"fault": fault, "service": "files", "method": ["PUT"], "count": 1, "retry_after_seconds": 3}):
+        begun = time.monotonic()
+        shares.write_small_file(share, "current", b"x")
+        assert time.monotonic() - begun >= 3
+        assert switch.fired() == [1]
+
+
 def test_a_full_share_ends_the_upload_with_words_and_room_lets_it_complete(
     share: ShareClient, package: releases.Package, faulty: RunningStandIn, switch: Switch
 ) -> None:
