@@ -152,10 +152,11 @@ def forget_all_but(world: World, release_id: str) -> None:
 def make_garbage(world: World, number: int) -> None:
     """A whole release that nobody needs, with an adapter of its own, and the rest of an upload."""
     share = world.share
-    adapter = f"adapters/default/garbage{number}"
+    name = f"{number:016x}"  # as a deploy names them
+    adapter = f"adapters/default/{name}"
     code = b"print('garbage')\n"
     release = releases.Release(
-        id=f"garbage{number}",
+        id=name,
         commit=None,
         time="2020-01-01T00:00:00Z",
         files=(FileEntry("inference/serve.py", len(code), hashlib.sha256(code).hexdigest()),),
