@@ -42,6 +42,13 @@ def test_every_room_of_the_map_is_there() -> None:
         assert there or "<name>" in name, name
 
 
+@pytest.mark.parametrize("room", ["scripts", "inference"])
+def test_every_module_stands_on_the_map(room: str) -> None:
+    said = (ROOT / "CONTRIBUTING.md").read_text()
+    modules = [path.name for path in (ROOT / room).glob("*.py") if not path.name.startswith("__")]
+    assert [name for name in modules if f"`{name}`" not in said and f"`{room}/{name}`" not in said] == []
+
+
 def test_the_keys_that_an_example_explains_are_those_of_the_schema() -> None:
     text = (ROOT / "environments" / "example" / "environment.yaml").read_text()
     explained = re.findall(r"^# ([a-z_]+)(?:\.[a-z]+)? {2,}\S", text, re.M)

@@ -14,15 +14,6 @@ from infra.emulator.resource_id import ResourceId
 
 DEPLOYMENT_TYPE = "Microsoft.Resources/deployments"
 GROUP_TYPE = "Microsoft.Resources/resourceGroups"
-_TYPES = {
-    "string": "String",
-    "securestring": "SecureString",
-    "int": "Int",
-    "bool": "Bool",
-    "object": "Object",
-    "secureobject": "SecureObject",
-    "array": "Array",
-}
 
 
 @dataclass(frozen=True)
@@ -49,14 +40,6 @@ def camel_case(name: str) -> str:
             break
         letters[index] = letter.lower()
     return "".join(letters)
-
-
-def typed(type_name: str, value: Any, *, nulls: bool) -> dict[str, Any]:
-    """A parameter or an output: {"type", "value"}. A secure one never shows its value; `nulls`: null is shown."""
-    shown: dict[str, Any] = {"type": _TYPES.get(type_name.lower(), type_name)}
-    if not type_name.lower().startswith("secure") and (value is not None or nulls):
-        shown["value"] = value
-    return shown
 
 
 def name_in_full(resource_id: str) -> str:
