@@ -372,7 +372,8 @@ def test_a_refusal_ends_the_upload(
     files = {f"{number}": b"x" for number in range(200)} | {"large": os.urandom(20 * MIB)}
     local = read_local({"": write(tmp_path, files)})
     plan = shares.plan(local, (), folder="target")
-    refusal = {"fault": "refused", "status": 403, "code": "AuthorizationFailure", "path": path, "after": accepted}
+    refusal = {"fault": "refused", "status": 403, "code": "AuthorizationFailure", "message": "no"}
+    refusal |= {"path": path, "after": accepted}
     with switch.on(refusal), pytest.raises(CloudError, match="target/"):
         uploads.apply(share, plan, local)
     with switch.on():
@@ -385,7 +386,7 @@ def test_a_refusal_ends_the_upload(
 def test_after_a_refusal_no_thread_sends_another_request(share: ShareClient, switch: Switch, tmp_path: Path) -> None:
     local = read_local({"": write(tmp_path, {f"{number}": b"x" for number in range(200)})})
     plan = shares.plan(local, (), folder="target")
-    refusal = {"fault": "refused", "status": 403, "code": "AuthorizationFailure", "path": "/target/"}
+    refusal = {"fault": "refused", "status": 403, "code": "AuthorizationFailure", "message": "no", "path": "/target/"}
     with switch.on(refusal):
         with pytest.raises(CloudError, match="target/"):
             uploads.apply(share, plan, local)
