@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 VOCABULARY = 8192
+WORDS = 7400
+"""As many as fill the tokenizer's vocabulary. Ids that spell nothing would be chosen by random weights as often as
+others, and whoever reads a stream could not count its tokens."""
 CONTEXT_TOKENS = 4096
 SPECIAL_TOKENS = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = (
@@ -22,18 +25,20 @@ CHAT_TEMPLATE = (
 def words(seed: int, count: int) -> str:
     """Text of made-up words, nearly one token each; no two seeds begin alike."""
     chosen = random.Random(seed)
-    return " ".join(_word(chosen.randrange(2000)) for _ in range(count))
+    return " ".join(_word(chosen.randrange(WORDS)) for _ in range(count))
 
 
 def _word(number: int) -> str:
     syllables = [first + second for first in "bcdfghklmnprstvz" for second in "aeiou"]
-    return syllables[number % len(syllables)] + syllables[number // len(syllables) * 7 % len(syllables)] + "r"
+    rest, first = divmod(number, len(syllables))
+    end, second = divmod(rest, len(syllables))
+    return syllables[first] + syllables[second] + "rns"[end]
 
 
 def folder(kind: str) -> Path:
     """The model's folder with weights of this dtype (float32, bfloat16); made when it is not there."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inferops"
-    made = cache / f"serving-bench-{kind}"
+    made = cache / f"serving-bench-{WORDS}-words-{kind}"
     if not (made / "model.safetensors").is_file():
         _make(made, kind)
     return made
@@ -53,10 +58,12 @@ def _make(made: Path, kind: str) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([words(seed, 200) for seed in range(200)], trainer)
+    tokenizer.train_from_iterator([" ".join(_word(number) for number in range(WORDS))], trainer)
     whole: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>"
     )
+    if len(whole) != VOCABULARY:
+        raise ValueError(f"the tokenizer has {len(whole)} entries, and the model {VOCABULARY} ids: WORDS is too small")
     whole.chat_template = CHAT_TEMPLATE
     whole.save_pretrained(made)
     torch.manual_seed(11)
