@@ -93,9 +93,11 @@ def _parts(share: ShareClient, package: Package, current: Release | None) -> Ite
     folder = f"{RELEASES}/{release.id}"
     files = current.files if current else ()
     before = f"{RELEASES}/{current.id}" if current else None
-    plan = share_module.plan(package.code, files, folder=folder, elsewhere=_paths(files, before))
+    elsewhere = _paths(files, before)
+    plan = share_module.plan(package.code, files, folder=folder, elsewhere=elsewhere)
     if not plan.is_empty:
-        yield Part("code", before, folder, plan, share_module.folder_exists(share, folder))
+        is_there = share_module.folder_exists(share, folder)
+        yield Part("code", before, folder, plan, is_there, _bytes_sent_again(plan, elsewhere))
     old = {"base model": current.base, **_adapters(current)} if current else {}
     new = {"base model": release.base, **_adapters(release)}
     bundles = {bundle.folder: bundle for bundle in package.bundles}
@@ -112,8 +114,11 @@ def _parts(share: ShareClient, package: Package, current: Release | None) -> Ite
         is_there = share_module.folder_exists(share, bundle.folder)
         elsewhere = {} if is_there else releases.large_files_elsewhere(share, bundle.files)
         plan = share_module.plan(bundle.files, present, folder=bundle.folder, elsewhere=elsewhere)
-        again = sum(entry.bytes for entry in plan.unchanged if entry.sha256 not in elsewhere)
-        yield Part(name, earlier, later, plan, is_there, again)
+        yield Part(name, earlier, later, plan, is_there, _bytes_sent_again(plan, elsewhere))
+
+
+def _bytes_sent_again(plan: SyncPlan, elsewhere: Mapping[str, str]) -> int:
+    return sum(entry.bytes for entry in plan.unchanged if not share_module.is_copied(entry, elsewhere))
 
 
 def _paths(files: Iterable[FileEntry], folder: str | None) -> dict[str, str]:

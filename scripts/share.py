@@ -3,7 +3,8 @@
 Works on any folder. Knows no releases, no adapters and no container app; the client that it gets is signed in already.
 
 The SHA-256 of a file's content is kept in its metadata, because a listing carries no hash. A file whose content MD5 is
-set is complete; one without may be the rest of an upload that was cut off.
+set is complete; one without may be the rest of an upload that was cut off. A file that an upload has made was last
+written when it was made, to the very tick: whoever writes into it later, as through a mount, moves that time on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,8 @@ from scripts.bundle import FileEntry, LocalFile
 from scripts.errors import CloudError
 
 if TYPE_CHECKING:
+    from azure.storage.fileshare import FileProperties
+
     from scripts.cloud import ShareClient
 
 PARALLEL_REQUESTS = 32
@@ -28,6 +32,10 @@ PARALLEL_REQUESTS = 32
 
 RANGE_BYTES = 4 * 1024 * 1024
 """The most that one request may carry, to create a file with its content or to write a range (REST: Put Range)."""
+
+SENT_ANYWAY_BYTES = 64 * 1024
+"""A file of up to so many bytes is sent even if the share holds it elsewhere. To send it takes one request; to copy it,
+and to see that what was copied is what was meant, takes two."""
 
 HASH_METADATA = "sha256"
 """The metadata key that carries the hexadecimal SHA-256 of a file's content."""
@@ -159,11 +167,33 @@ def create_file(
     """
     digest = base64_md5(content)
     data = None if is_zero(content) else content
+    made = time_of_making()
     headers = {"x-ms-content-md5": digest} | ({"Content-MD5": digest} if data else {})
     with cloud.translated(f"writing {path} on the share"):
         share.get_file_client(path).create_file(
-            len(content), data=data, headers=headers, metadata=dict(metadata), **cloud.within(seconds_left)
+            len(content),
+            data=data,
+            headers=headers,
+            metadata=dict(metadata),
+            file_creation_time=made,
+            file_last_write_time=made,
+            **cloud.within(seconds_left),
         )
+
+
+def time_of_making() -> datetime:
+    """When a file is made that is made now: to be its time of creation, and of its last write once it is whole."""
+    return datetime.now(timezone.utc).replace(microsecond=0)
+
+
+def holds_untouched(properties: FileProperties, entry: FileEntry) -> bool:
+    """Whether a file is what an upload made of this entry, and nobody has written into it since."""
+    return (
+        properties.size == entry.bytes
+        and (properties.metadata or {}).get(HASH_METADATA) == entry.sha256
+        and properties.content_settings.content_md5 is not None
+        and properties.last_write_time == properties.creation_time
+    )
 
 
 def delete_file(share: ShareClient, path: str, *, seconds_left: Callable[[], float] | None = None) -> None:
@@ -251,10 +281,13 @@ def plan(
         changed=changed,
         removed=tuple(entry for path, entry in present.items() if path not in wanted),
         unchanged=tuple(entry for path, entry in wanted.items() if present.get(path) == entry),
-        copied=tuple(
-            Copy(entry, sources[entry.sha256]) for entry in added + changed if entry.bytes and entry.sha256 in sources
-        ),
+        copied=tuple(Copy(entry, sources[entry.sha256]) for entry in added + changed if is_copied(entry, sources)),
     )
+
+
+def is_copied(entry: FileEntry, elsewhere: Mapping[str, str]) -> bool:
+    """Whether a new file is copied from where the share holds its content (as in plan), and not sent."""
+    return entry.bytes > SENT_ANYWAY_BYTES and entry.sha256 in elsewhere
 
 
 def join(folder: str, name: str) -> str:

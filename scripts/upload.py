@@ -4,8 +4,8 @@ A file of up to 4 MiB goes up in one request. A larger one goes up in ranges of 
 the service against its MD5, and gets the MD5 of the whole content last, which marks it as complete. Meanwhile its
 metadata say for which content it was made, by SHA-256, up to where the service has confirmed every range, and the
 SHA-256 of what was confirmed: an upload that was cut off is taken up there when the local file begins with the same.
-Ranges of zeros are not sent into a new file. What the share holds elsewhere is copied by the service. Knows no
-releases.
+Ranges of zeros are not sent into a new file. What the share holds elsewhere is copied by the service, and sent when the
+copy shows that somebody has written into it there. Knows no releases.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from functools import partial
 from pathlib import PurePosixPath
 from types import TracebackType
@@ -139,13 +140,19 @@ class _Upload:
         target = self._share.get_file_client(path)
         with cloud.translated(f"copying {copied.source} to {path} on the share"):
             source = self._share.get_file_client(copied.source).url
-            status = target.start_copy_from_url(source, metadata={HASH_METADATA: copied.entry.sha256})["copy_status"]
-            while status == "pending":
+            # With all that the source tells of itself, its hash and its times among it, which are looked at then.
+            target.start_copy_from_url(source, file_creation_time="source", file_last_write_time="source")
+            properties = target.get_file_properties()
+            while properties.copy.status == "pending":
                 requests.check()
                 time.sleep(_COPY_POLLING_SECONDS)
-                status = target.get_file_properties().copy.status
-        if status != "success":
-            raise CloudError(f"Copying {copied.source} ended as {status}.", "It is sent instead.", status=409)
+                properties = target.get_file_properties()
+        if properties.copy.status != "success":
+            message = f"Copying {copied.source} ended as {properties.copy.status}."
+            raise CloudError(message, "It is sent instead.", status=409)
+        if not share_module.holds_untouched(properties, copied.entry):
+            message = f"{copied.source} is no longer what was uploaded there."
+            raise CloudError(message, "It is sent instead.", status=409)
         self._counter.add(copied.entry.path, copied.entry.bytes, files=1)
 
     def _send_small(self, file: LocalFile) -> None:
@@ -176,14 +183,20 @@ class _LargeFile:
         """The ranges that are not known to be confirmed, each with its offset, which go up, and with the SHA-256 of
         what comes before it."""
         self._recorded = 0
+        self._made: str | datetime | None = None
 
     def send(self, *, may_be_there: bool) -> None:
         """Make the file whole. may_be_there: a part of it may be on the share."""
         before = self._sent_before() if may_be_there else None
         if before is not None and self._send_after(*before):
             return
+        self._made = share_module.time_of_making()
         with cloud.translated(self._what):
-            self._client.create_file(self._file.entry.bytes, metadata={HASH_METADATA: self._file.entry.sha256})
+            self._client.create_file(
+                self._file.entry.bytes,
+                metadata={HASH_METADATA: self._file.entry.sha256},
+                file_creation_time=self._made,
+            )
         self._send_after(0, "")
 
     def _send_after(self, sent: int, sent_sha256: str) -> bool:
@@ -220,7 +233,7 @@ class _LargeFile:
             self._waiting[0][2].result()
             self._record(end, entry.sha256)
         with cloud.translated(self._what):
-            self._client.set_http_headers(cloud.content_md5(md5.digest()))
+            self._client.set_http_headers(cloud.content_md5(md5.digest()), file_last_write_time=self._made)
         self._counter.add(entry.path, 0, files=1)
         return True
 
@@ -236,6 +249,7 @@ class _LargeFile:
         is_end_of_a_range = confirmed % RANGE_BYTES == 0 or confirmed == entry.bytes
         if not 0 < confirmed <= entry.bytes or not is_end_of_a_range:
             return None
+        self._made = properties.creation_time
         return confirmed, metadata.get(SENT_HASH_METADATA, "")
 
     def _send_range(self, content: bytes, offset: int) -> None:

@@ -105,13 +105,13 @@ def test_only_files_of_the_sizes_asked_for_are_told(share: ShareClient) -> None:
 
 
 def test_what_is_known_to_stand_elsewhere_is_planned_as_a_copy() -> None:
-    new, changed, empty = FileEntry("new", 1, "aa"), FileEntry("changed", 2, "bb"), FileEntry("empty", 0, "ee")
+    new, changed, small = FileEntry("new", 1, "aa"), FileEntry("changed", 70_000, "bb"), FileEntry("small", 9, "ee")
     same = FileEntry("same", 3, "cc")
-    local = [LocalFile(entry, Path(entry.path)) for entry in (new, changed, empty, same)]
+    local = [LocalFile(entry, Path(entry.path)) for entry in (new, changed, small, same)]
     remote = [FileEntry("changed", 2, "xx"), same]
     elsewhere = {"bb": "old/b", "cc": "old/c", "ee": "old/e"}
     plan = shares.plan(local, remote, folder="x", elsewhere=elsewhere)
-    # What is there stays; a file without content is made in one request as it is.
+    # What is there stays; a small file takes one request to send, and two to copy.
     assert plan.copied == (shares.Copy(changed, "old/b"),)
-    assert plan.to_send == (new, empty)
-    assert plan.bytes_to_send == 1
+    assert plan.to_send == (new, small)
+    assert plan.bytes_to_send == 10

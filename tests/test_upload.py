@@ -283,38 +283,64 @@ def test_zeros_replace_what_an_earlier_run_left_behind(share: ShareClient, tmp_p
 
 def test_what_stands_elsewhere_on_the_share_is_copied_there(share: ShareClient, switch: Switch, tmp_path: Path) -> None:
     large = os.urandom(5 * MIB)
-    first = {"weights.bin": large, "code/one.py": b"one", "code/two.py": b"two", "empty": b""}
+    one, two = os.urandom(100_000), os.urandom(200_000)
+    first = {"weights.bin": large, "code/one.py": one, "code/two.py": two, "empty": b"", "small.py": b"small"}
     send(share, write(tmp_path / "first", first), "first")
     elsewhere = {entry.sha256: f"first/{entry.path}" for entry in shares.read_remote(share, "first")}
-    second = {"renamed.bin": large, "code/one.py": b"one", "two.py": b"two", "empty": b"", "three.py": b"three"}
+    second = {"renamed.bin": large, "code/one.py": one, "two.py": two, "empty": b"", "small.py": b"small"}
     local = read_local({"": write(tmp_path / "second", second)})
     plan = shares.plan(local, (), folder="second", elsewhere=elsewhere)
     assert [copy.source for copy in plan.copied] == ["first/code/one.py", "first/weights.bin", "first/code/two.py"]
-    assert plan.bytes_to_send == len(b"three")
+    assert plan.bytes_to_send == len(b"small")
     seen: list[Progress] = []
     with counted(switch, share) as counts:
         uploads.apply(share, plan, local, progress=seen.append)
-    assert (counts.ranges, counts.files) == (0, len(second))
+    # Each that is copied is looked at.
+    assert (counts.ranges, counts.files) == (0, len(second) + len(plan.copied))
     assert (seen[-1].files_done, seen[-1].bytes_sent) == (5, 5)
     assert contents(share, "second") == second
     assert contents(share, "first") == first
 
 
 def test_what_cannot_be_copied_is_sent(share: ShareClient, tmp_path: Path) -> None:
-    files = {"small": b"small", "large": os.urandom(5 * MIB)}
+    files = {"small": os.urandom(100_000), "large": os.urandom(5 * MIB)}
     write(tmp_path, files)
     elsewhere = {file.entry.sha256: f"gone/{file.entry.path}" for file in read_local({"": tmp_path})}
     seen: list[Progress] = []
     send(share, tmp_path, "target", elsewhere, progress=seen.append)
     assert contents(share, "target") == files
-    assert (seen[-1].files_done, seen[-1].bytes_sent) == (2, 5 * MIB + 5)
+    assert (seen[-1].files_done, seen[-1].bytes_sent) == (2, 5 * MIB + 100_000)
+
+
+@pytest.mark.parametrize("written", ["in place", "cut off", "replaced"])
+def test_what_somebody_wrote_into_through_a_mount_is_not_copied(
+    share: ShareClient, stand_in: RunningStandIn, tmp_path: Path, written: str
+) -> None:
+    files = {"medium": os.urandom(100_000), "large": os.urandom(5 * MIB)}
+    send(share, write(tmp_path / "here", files), "old")
+    elsewhere = {entry.sha256: f"old/{entry.path}" for entry in shares.read_remote(share, "old")}
+    for name in files:
+        damaged = stand_in.state / "shares" / ACCOUNT / str(share.share_name) / "old" / name
+        if written == "in place":
+            with damaged.open("r+b") as stream:
+                stream.seek(1000)
+                stream.write(b"damaged")
+        elif written == "cut off":
+            os.truncate(damaged, 99_000)
+        else:
+            damaged.with_suffix(".new").write_bytes(os.urandom(damaged.stat().st_size))
+            damaged.with_suffix(".new").rename(damaged)
+    plan = send(share, tmp_path / "here", "new", elsewhere)
+    assert len(plan.copied) == 2
+    assert contents(share, "new") == files
 
 
 def test_a_release_sends_only_what_an_earlier_one_does_not_hold(
     share: ShareClient, switch: Switch, tmp_path: Path
 ) -> None:
     weights = os.urandom(5 * MIB)
-    code = {"inference/serve.py": b"one", "inference/model.py": b"model"}
+    model = os.urandom(100_000)
+    code = {"inference/serve.py": b"one", "inference/model.py": model}
     code |= {path: b"lock" for path in releases.CODE if path.startswith("requirements/")}
     write(tmp_path / "repository", code)
     write(tmp_path / "adapter", {"adapter_config.json": b"{}", "adapter_model.safetensors": weights})
@@ -336,12 +362,12 @@ def test_a_release_sends_only_what_an_earlier_one_does_not_hold(
     second, seen = deployed(first)
     assert [(done.bytes_done, done.bytes_sent) for done in seen] == [
         (5 * MIB + 2, 2),
-        (sum(map(len, code.values())), len(b"two")),
+        (sum(map(len, code.values())), sum(map(len, code.values())) - len(model)),
     ]
     for release_id, serve in ((first, b"one"), (second, b"two")):
         release = releases.read_release(share, release_id)
         assert release is not None
-        assert contents(share, f"releases/{release_id}/inference") == {"serve.py": serve, "model.py": b"model"}
+        assert contents(share, f"releases/{release_id}/inference") == {"serve.py": serve, "model.py": model}
         assert weights in contents(share, release.adapters["default"]).values()
 
 

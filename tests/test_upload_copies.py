@@ -21,7 +21,7 @@ from scripts import share as shares
 from scripts.bundle import read_local
 from scripts.progress import Progress
 
-CONTENT = b"weights"
+CONTENT = b"weights" * 10_000
 
 
 class SlowCopies(ThreadingHTTPServer):
@@ -56,12 +56,20 @@ class _Answer(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.server.looks += 1
         status = "pending" if self.server.looks < 3 else self.server.ends_as
-        self._answer(200, {"x-ms-copy-id": "1", "x-ms-copy-status": status, "x-ms-type": "File"})
+        made = "2022-01-01T00:00:00.0000000Z"
+        source = {
+            "x-ms-meta-sha256": hashlib.sha256(CONTENT).hexdigest(),
+            "Content-MD5": shares.base64_md5(CONTENT),
+            "x-ms-file-creation-time": made,
+            "x-ms-file-last-write-time": made,
+            "Content-Length": str(len(CONTENT)),
+        }
+        self._answer(200, {"x-ms-copy-id": "1", "x-ms-copy-status": status, "x-ms-type": "File", **source})
 
     def _answer(self, status: int, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
         times = {"x-ms-version": "2026-10-06", "ETag": '"1"', "Last-Modified": "Sat, 01 Jan 2022 00:00:00 GMT"}
-        for name, value in {**times, **(headers or {}), "Content-Length": "0"}.items():
+        for name, value in {**times, "Content-Length": "0", **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
 
