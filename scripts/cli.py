@@ -166,7 +166,8 @@ def what_if(context: click.Context, environment: str, as_json: bool, exit_code: 
 def provision(context: click.Context, environment: str, as_json: bool) -> None:
     """Create or update the resources, and see that what served before still serves.
 
-    The endpoint's key is taken from INFERENCE_API_KEY; without it, the key that the app has is kept.
+    The endpoint's key is taken from INFERENCE_API_KEY, those of further callers from INFERENCE_API_KEYS
+    (name=key,name=key; or none). Without them, the keys that the app has are kept.
     """
     from scripts import report, verbs
     from scripts.publish import config_of

@@ -17,23 +17,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts import cloud, deployment, environment, github, publish, template
+from scripts import cloud, deployment, environment, github, keys, publish, template
 from scripts.cloud import Clients, Role
 from scripts.deployment import Outputs
 from scripts.endpoint import Endpoint, fits_header
 from scripts.environment import Environment
 from scripts.errors import BadInput, CloudError, NotFound, Problem
 from scripts.history import Who
+from scripts.keys import Keys
 from scripts.replica import App
 from scripts.template import Template
 
 if TYPE_CHECKING:
     from scripts.cloud import ShareClient
-
-KEY_VARIABLE = "INFERENCE_API_KEY"
-KEY_PARAMETER = "apiKey"
-KEY_SECRET = "api-key"  # noqa: S105 (a name, not the secret)
-"""The key's name in the process environment, in the template, and among the container app's secrets."""
 
 
 class Session:
@@ -66,8 +62,8 @@ class Session:
 
     @cached_property
     def environment(self) -> Environment:
-        """The environment. Raises BadInput for problems in its files or in the key that is given, all at once."""
-        problems = _key_problems(self.given_key)
+        """The environment. Raises BadInput for problems in its files or in the keys that are given, all at once."""
+        problems = keys.given_problems(self.given_key, _variable(keys.NAMED.variable))
         try:
             loaded = environment.load(self.name, self.root, self._readable_template())
         except BadInput as error:
@@ -130,28 +126,48 @@ class Session:
 
     @property
     def given_key(self) -> str | None:
-        """The endpoint's key as the process environment has it."""
-        return os.environ.get(KEY_VARIABLE) or None
+        """The endpoint's first key as the process environment has it."""
+        return _variable(keys.FIRST.variable)
 
-    def app_key(self, app: str) -> str:
-        """The key that the container app holds. Raises NotFound when there is no such app, or it has no key."""
+    @cached_property
+    def given_named_keys(self) -> dict[str, str] | None:
+        """The keys of further callers as the process environment has them; None when it says nothing of them."""
+        given = _variable(keys.NAMED.variable)
+        if given is None:
+            return None
+        named = keys.parsed(given)
+        self._mask(*named.values())
+        return named
+
+    def app_keys(self, app: str) -> Keys:
+        """The keys that the container app holds. Raises NotFound when there is no such app."""
         with cloud.translated(f"reading the secrets of the container app {app}"):
             group = self.clients.resource_group
-            secrets = self.clients.container_apps.container_apps.list_secrets(group, app).value
-        for secret in secrets or ():
-            if secret.name == KEY_SECRET and secret.value:
-                if not fits_header(str(secret.value)):
-                    raise CloudError(
-                        f"The secret {KEY_SECRET} of the container app {app} has characters that no request can carry.",
-                        f"Set {KEY_VARIABLE} to a key of letters, digits and punctuation and provision again.",
-                    )
-                # GitHub knows the secrets that it gave to the job, and not the one that only the app has.
-                self.job.mask(str(secret.value), sys.stderr)
-                return str(secret.value)
-        raise NotFound(
-            f"The container app {app} has no secret {KEY_SECRET}.",
-            f"Set {KEY_VARIABLE} and provision the environment again.",
-        )
+            listed = self.clients.container_apps.container_apps.list_secrets(group, app).value
+        secrets = {str(secret.name): str(secret.value) for secret in listed or () if secret.value}
+        held = Keys(secrets.get(keys.FIRST.secret), keys.parsed(secrets.get(keys.NAMED.secret, "")))
+        self._mask(held.first or "", *held.named.values())
+        return held
+
+    def app_key(self, app: str) -> str:
+        """The first key that the container app holds. Raises NotFound when there is no such app, or it has no key."""
+        key = self.app_keys(app).first
+        if key is None:
+            raise NotFound(
+                f"The container app {app} has no secret {keys.FIRST.secret}.",
+                f"Set {keys.FIRST.variable} and provision the environment again.",
+            )
+        if not fits_header(key):
+            raise CloudError(
+                f"The secret {keys.FIRST.secret} of the container app {app} has characters that no request can carry.",
+                f"Set {keys.FIRST.variable} to a key of letters, digits and punctuation and provision again.",
+            )
+        return key
+
+    def _mask(self, *secrets: str) -> None:
+        """GitHub knows the secrets that it gave to the job as a whole: not one key of several, nor what the app has."""
+        for secret in secrets:
+            self.job.mask(secret, sys.stderr)
 
     def _readable_template(self) -> Template | None:
         """None for a template with problems: whoever reads the environment's files tells them with theirs."""
@@ -169,9 +185,5 @@ def _person() -> str:
     return f"{name}@{socket.gethostname()}"
 
 
-def _key_problems(key: str | None) -> list[Problem]:
-    """What is wrong with a key that was given; its value is never shown."""
-    if key is None or fits_header(key):
-        return []
-    message = "the key has a line end, a space at an end, or characters that an HTTP header cannot carry"
-    return [Problem(None, KEY_VARIABLE, None, message, "Set it to letters, digits and punctuation alone")]
+def _variable(name: str) -> str | None:
+    return os.environ.get(name) or None

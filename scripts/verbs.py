@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts import deployment, diff, garbage, history, plan, publish, pull, release, replica, report, rollout
+from scripts import deployment, diff, garbage, history, keys, plan, publish, pull, release, replica, report, rollout
 from scripts.deployment import Operation, Outputs, Request
 from scripts.diff import Difference
 from scripts.endpoint import Answer, Readiness
 from scripts.errors import BadInput, NotFound, Problem
 from scripts.garbage import Garbage
+from scripts.keys import FIRST, NAMED, Keys, Place
 from scripts.parameters import value_message
 from scripts.plan import Plan
 from scripts.progress import Progress
 from scripts.release import Release
-from scripts.session import KEY_PARAMETER, KEY_VARIABLE, Session
+from scripts.session import Session
 
 PREVIEW_KEY = "the key is not needed for a preview"
 
@@ -37,29 +38,32 @@ class Provisioned:
 
 def what_if(session: Session) -> Plan:
     """What provision would change. Writes nothing; a reading identity suffices."""
-    request = _request(session, None if _key_is_referenced(session) else _given_key(session) or PREVIEW_KEY)
+    given = _given_keys(session)
+    request = _request(session, Keys(given.first or PREVIEW_KEY, given.named))
     session.progress("asking Azure what would change")
     return plan.from_what_if(deployment.what_if(session.clients, request))
 
 
 def provision(session: Session) -> Provisioned:
     """Bring the resources to what template and parameters say, and see that what served before still serves."""
-    given_key, referenced = _given_key(session), _key_is_referenced(session)
+    given = _given_keys(session)
     present = _present(session)
-    held_key = _held_key(session, present)
-    key = None if referenced else given_key or held_key
-    if key is None and not referenced:
-        advice = "Choose a long random text and set it; callers of the endpoint will need it"
-        raise BadInput([Problem(None, KEY_VARIABLE, None, "the endpoint's key is not set", advice)])
-    request = _request(session, key)
+    held = _held_keys(session, present)
+    asked = _asked_keys(session, given, held)
+    request = _request(session, asked)
     session.progress("asking Azure what would change")
     planned = plan.from_what_if(deployment.what_if(session.clients, request))
     # Of a key in a vault nobody can tell here whether it is still the app's.
-    if present is not None and planned.is_empty and key is not None and key == held_key:
+    in_vault = any(_is_referenced(session, place) for place in (FIRST, NAMED))
+    if present is not None and planned.is_empty and asked == held and not in_vault:
         return Provisioned(planned, present, False, release.read_current_id(session.share))
     session.outputs = deployment.create(session.clients, request, _told(session.say))
-    new_key = held_key is not None and session.app_key(session.outputs.aca_app_name) != held_key
-    return Provisioned(planned, session.outputs, True, _still_serves(session, new_key=new_key))
+    new = session.app_keys(session.outputs.aca_app_name)
+    changed = keys.difference(held.named if held else {}, new.named)
+    if changed:
+        session.say(f"named keys: {changed}")
+    restart = held is not None and new != held
+    return Provisioned(planned, session.outputs, True, _still_serves(session, new_keys=restart))
 
 
 def restart(session: Session) -> Readiness:
@@ -130,22 +134,46 @@ def publish_again(session: Session) -> tuple[Outputs, tuple[Path, Path]]:
     return session.outputs, publish.write(session.root / rollout.PUBLISHED, session.outputs, record, session.job)
 
 
-def _request(session: Session, key: str | None) -> Request:
-    return deployment.request(session.environment, session.template, {} if key is None else {KEY_PARAMETER: key})
+def _request(session: Session, asked: Keys) -> Request:
+    values = {FIRST.parameter: asked.first, NAMED.parameter: keys.joined(asked.named)}
+    return deployment.request(session.environment, session.template, {name: key for name, key in values.items() if key})
 
 
-def _key_is_referenced(session: Session) -> bool:
-    """Whether the parameters take the key from a Key Vault."""
-    return "reference" in session.environment.parameters.get(KEY_PARAMETER, {})
+def _is_referenced(session: Session, place: Place) -> bool:
+    """Whether the parameters take these keys from a Key Vault."""
+    return "reference" in session.environment.parameters.get(place.parameter, {})
 
 
-def _given_key(session: Session) -> str | None:
-    """The key of the process environment. Raises BadInput when the template does not take it (it is too short)."""
-    key, parameter = session.given_key, session.template.parameters.get(KEY_PARAMETER)
-    wrong = None if key is None or parameter is None else value_message(key, parameter)
+def _given_keys(session: Session) -> Keys:
+    """The keys of the process environment.
+
+    Raises BadInput when the template does not take the first (it is too short), and when named ones are given beside a
+    Key Vault that has them.
+    """
+    problems = []
+    if _is_referenced(session, NAMED) and session.given_named_keys is not None:
+        message = f"the parameter {NAMED.parameter} takes these keys from a Key Vault"
+        problems.append(Problem(None, NAMED.variable, None, message, "Unset it, or remove the reference"))
+    first, parameter = session.given_key, session.template.parameters.get(FIRST.parameter)
+    wrong = None if first is None or parameter is None else value_message(first, parameter)
     if wrong is not None:
-        raise BadInput([Problem(None, KEY_VARIABLE, None, f"the key {wrong}", "Choose a long random text")])
-    return key
+        problems.append(Problem(None, FIRST.variable, None, f"the key {wrong}", "Choose a long random text"))
+    if problems:
+        raise BadInput(problems)
+    return Keys(first, session.given_named_keys or {})
+
+
+def _asked_keys(session: Session, given: Keys, held: Keys | None) -> Keys:
+    """The keys that the app is to have: what is not given stays as it is. Raises BadInput when that is no first key."""
+    first = given.first or (held.first if held else None)
+    if first is None and not _is_referenced(session, FIRST):
+        advice = "Choose a long random text and set it; callers of the endpoint will need it"
+        raise BadInput([Problem(None, FIRST.variable, None, "the endpoint's key is not set", advice)])
+    named = given.named if session.given_named_keys is not None or held is None else held.named
+    asked = Keys(first, named)
+    if problems := keys.shared_problems(asked):
+        raise BadInput(problems)
+    return asked
 
 
 def _present(session: Session) -> Outputs | None:
@@ -155,14 +183,15 @@ def _present(session: Session) -> Outputs | None:
         return None
 
 
-def _held_key(session: Session, present: Outputs | None) -> str | None:
-    """The key that the app has now; None when there is no app yet."""
+def _held_keys(session: Session, present: Outputs | None) -> Keys | None:
+    """The keys that the app has now; None when there is no app yet, or none with a first key."""
     if present is None:
         return None
     try:
-        return session.app_key(present.aca_app_name)
+        held = session.app_keys(present.aca_app_name)
     except NotFound:
         return None
+    return held if held.first else None
 
 
 def _told(say: Callable[[str], None]) -> Callable[[Operation], None]:
@@ -172,17 +201,17 @@ def _told(say: Callable[[str], None]) -> Callable[[Operation], None]:
     return tell
 
 
-def _still_serves(session: Session, *, new_key: bool) -> str | None:
+def _still_serves(session: Session, *, new_keys: bool) -> str | None:
     """After a change of the resources: the release that serves, None before the first deploy. Raises NotReady."""
     current = release.read_current_id(session.share)
     if current is None:
         session.say(f"The resources are there; the app waits for its first release: inferops deploy {session.name}")
         return None
-    if new_key:
+    if new_keys:
         # A changed secret makes no new revision, and a replica reads it only when it starts
         # (learn.microsoft.com, "Manage secrets in Azure Container Apps").
         restarted = session.app.restart()
-        session.say(f"restarted the revision {restarted.revision}, which takes the new key")
+        session.say(f"restarted the revision {restarted.revision}, which takes the new keys")
     else:
         state = session.app.state()
         restarted = replica.Restart(state.name, frozenset(), state.has_failed)

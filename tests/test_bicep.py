@@ -28,6 +28,7 @@ GROUP = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/exampleRG"
 # uniqueString of that group's id begins so (template-functions.json: Microsoft's engine gave sr5ke2x74s24e).
 SUFFIX = "sr5ke"
 KEY = "a-key-of-24-characters-."
+MORE_KEYS = "ci=another-key-of-24-characters,batch=a-third-key-of-24-chars."
 
 # Profile -> cores and GiB that a replica can have at most, and whether the environment counts its nodes.
 # learn.microsoft.com/azure/container-apps/workload-profiles-overview
@@ -258,15 +259,32 @@ def test_the_outputs_are_the_six_keys_of_the_published_config() -> None:
     }
 
 
-def test_the_api_key_is_a_secret_and_nothing_else() -> None:
-    document = json.loads(COMPILED.read_text())
-    assert document["parameters"]["apiKey"]["type"] == "securestring"
-    assert "defaultValue" not in document["parameters"]["apiKey"]
-    the_app = app({})
-    assert the_app["configuration"]["secrets"] == [{"name": "api-key", "value": KEY}]
-    assert {"name": "INFERENCE_API_KEY", "secretRef": "api-key"} in the_app["template"]["containers"][0]["env"]
-    assert json.dumps(resources({})).count(KEY) == 1
-    assert KEY not in json.dumps([entry.preview() for entry in laid_out({}).resources])
+@pytest.mark.parametrize(("given", "held"), [({}, ","), ({"apiKeys": ""}, ","), ({"apiKeys": MORE_KEYS}, MORE_KEYS)])
+def test_the_api_keys_are_secrets_and_nothing_else(given: dict[str, str], held: str) -> None:
+    declared = json.loads(COMPILED.read_text())["parameters"]
+    assert {name: declared[name]["type"] for name in ("apiKey", "apiKeys")} == dict.fromkeys(
+        ("apiKey", "apiKeys"), "securestring"
+    )
+    assert "defaultValue" not in declared["apiKey"]
+    the_app = app(given)
+    # Azure refuses a secret without a value; a comma is a list without entries.
+    assert the_app["configuration"]["secrets"] == [
+        {"name": "api-key", "value": KEY},
+        {"name": "api-keys", "value": held},
+    ]
+    (container,) = the_app["template"]["containers"]
+    assert [variable for variable in container["env"] if "secretRef" in variable] == [
+        {"name": "INFERENCE_API_KEY", "secretRef": "api-key"},
+        {"name": "INFERENCE_API_KEYS", "secretRef": "api-keys"},
+    ]
+    sent, shown = json.dumps(resources(given)), [entry.preview() for entry in laid_out(given).resources]
+    assert sent.count(KEY) == 1
+    assert sent.count(MORE_KEYS) == (held == MORE_KEYS)
+    assert KEY not in json.dumps(shown)
+    assert MORE_KEYS not in json.dumps(shown)
+    # A preview can show every variable, whatever secure values it does not evaluate.
+    (previewed,) = [one for one in shown if "configuration" in one["properties"]]
+    assert previewed["properties"]["template"]["containers"][0]["env"] == container["env"]
 
 
 def test_resources_come_after_what_they_need() -> None:

@@ -115,6 +115,32 @@ def test_a_key_that_is_too_short_is_named_by_its_variable(root: Path) -> None:
     assert "short-key" not in result.stderr
 
 
+def test_named_keys_that_cannot_be_are_refused_with_the_first_and_never_shown(root: Path) -> None:
+    given = {"INFERENCE_API_KEY": "line\n", "INFERENCE_API_KEYS": "ci=key-of-ci,a-key-of-16-and-more-characters"}
+    for verb in ("what-if", "provision"):
+        result = run(root, verb, "local", **given)
+        assert result.returncode == 2
+        for told in ("INFERENCE_API_KEY: the key has", "INFERENCE_API_KEYS: entry 1", "INFERENCE_API_KEYS: entry 2"):
+            assert told in result.stderr
+        assert "key-of-ci" not in result.stderr
+        assert "16-and-more" not in result.stderr
+
+
+def test_a_named_key_may_not_be_the_first_and_not_stand_beside_a_vault(tmp_path: Path) -> None:
+    key = "a-key-of-16-and-more-characters"
+    root = checkout(tmp_path / "checkout")
+    result = run(root, "provision", "local", INFERENCE_API_KEY=key, INFERENCE_API_KEYS=f"ci={key}")
+    assert result.returncode == 2
+    assert "INFERENCE_API_KEYS: gives ci the endpoint's first key" in result.stderr
+    file = root / "environments" / "local" / "inference.parameters.json"
+    document = json.loads(file.read_text())
+    document["parameters"]["apiKeys"] = {"reference": {"keyVault": {"id": "/subscriptions/s"}, "secretName": "keys"}}
+    file.write_text(json.dumps(document))
+    result = run(root, "provision", "local", INFERENCE_API_KEY=key, INFERENCE_API_KEYS=f"ci={key[1:]}")
+    assert result.returncode == 2
+    assert "INFERENCE_API_KEYS: the parameter apiKeys takes these keys from a Key Vault" in result.stderr
+
+
 def test_problems_of_the_template_the_environment_and_the_key_are_told_at_once(tmp_path: Path) -> None:
     root = checkout(tmp_path / "checkout")
     (root / "infra" / "provision" / "inference.bicep").unlink()

@@ -61,6 +61,10 @@ param acaLogAnalyticsName string = 'ailog${resourceSuffix}'
 @minLength(16)
 param apiKey string
 
+@description('Keys of further callers, each with the name that log, metrics and limits know it by: name=key, separated by commas or line ends. They become one more secret of the container app.')
+@secure()
+param apiKeys string = ''
+
 @description('Container image: any one with /bin/sh and a Python of the version that the locked dependencies support.')
 param image string = 'docker.io/library/python:3.12.12-slim-bookworm'
 
@@ -236,6 +240,14 @@ resource acaApp 'Microsoft.App/containerApps@2025-07-01' = {
           name: 'api-key'
           value: apiKey
         }
+        // There even without further keys, as a list without entries: Azure takes no secret without a value. Were the secret
+        // and its variable conditional, no preview could show the list of variables, since it evaluates nothing that
+        // depends on a secure value (github.com/Azure/arm-template-whatif/issues/403), and with the last key the secret
+        // would go while the revision that still serves refers to it (github.com/microsoft/azure-container-apps/issues/395).
+        {
+          name: 'api-keys'
+          value: empty(apiKeys) ? ',' : apiKeys
+        }
       ]
     }
     template: {
@@ -262,6 +274,10 @@ resource acaApp 'Microsoft.App/containerApps@2025-07-01' = {
             {
               name: 'INFERENCE_API_KEY'
               secretRef: 'api-key'
+            }
+            {
+              name: 'INFERENCE_API_KEYS'
+              secretRef: 'api-keys'
             }
           ]
           resources: {
