@@ -1,14 +1,13 @@
 """The page: a chat, and two models beside each other on one prompt, over the same engine interface as the API.
 
-Knows no torch and no key, only its name: auth.py has let the browser in.
+Knows no torch and no key, only its name: auth.py has let the browser in. What an answer is meanwhile, page_answers.py
+says.
 """
 
 from __future__ import annotations
 
-import asyncio
 import html
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -17,93 +16,12 @@ import gradio as gr
 from auth import KEY_NAME
 from engine import Engine
 from fastapi import FastAPI
-from generation import ChatRequest, EngineFull, EngineNotReady, Finished, FinishReason, RequestRefused
-from limits import KeyLimitReached, KeyLimits
+from generation import ChatRequest
+from limits import KeyLimits
+from page_answers import NOT_ANSWERED, answers, beside_each_other, conversation
 from ui_style import STYLE, theme
 
-NOT_ANSWERED = "Not answered"
-
-SHOWN_EVERY_SECONDS = 0.05
-"""An answer is drawn anew at most so often: each time costs the server a millisecond or two of one core."""
-
-CUT_SHORT: dict[FinishReason | None, str] = {
-    "length": "cut at the longest answer",
-    "timeout": "cut: it took too long",
-}
-
 PLACEHOLDER = "### Ask the model something\nThe whole conversation is sent each time."
-
-
-@dataclass(frozen=True)
-class Said:
-    """An answer as far as it has come. `refused` is why there is none; times are seconds since it was asked for."""
-
-    text: str = ""
-    tokens: int = 0
-    first_after: float = 0.0
-    last_after: float = 0.0
-    refused: str | None = None
-    ended: FinishReason | None = None
-
-    @property
-    def shown(self) -> str:
-        return self.text if self.refused is None else f"{NOT_ANSWERED}: {self.refused}"
-
-    @property
-    def pace(self) -> str:
-        """24 tokens, 31.2 tokens/s, first after 0.42 s. The rate is that of the tokens after the first."""
-        if not self.tokens:
-            return ""
-        words = [f"{self.tokens} {'token' if self.tokens == 1 else 'tokens'}"]
-        if self.tokens > 1 and self.last_after > self.first_after:
-            words.append(f"{(self.tokens - 1) / (self.last_after - self.first_after):.1f} tokens/s")
-        words.append(f"first after {self.first_after:.2f} s")
-        if self.ended in CUT_SHORT:
-            words.append(CUT_SHORT[self.ended])
-        return " · ".join(words)
-
-
-async def answers(
-    engine: Engine, request: ChatRequest, permit: AbstractContextManager[None]
-) -> AsyncGenerator[Said, None]:
-    """The answer again and again as it grows; the last one is whole. Leaving the iterator stops the computing.
-
-    `permit` is held meanwhile, or raises KeyLimitReached.
-    """
-    try:
-        with permit:
-            async with aclosing(_growing(engine, request)) as growing:
-                async for said in growing:
-                    yield said
-    except KeyLimitReached as reached:
-        yield Said(refused=str(reached))
-
-
-async def _growing(engine: Engine, request: ChatRequest) -> AsyncGenerator[Said, None]:
-    began = time.monotonic()
-    try:
-        stream = await engine.submit(request)
-    except (RequestRefused, EngineFull, EngineNotReady) as error:
-        yield Said(refused=str(error))
-        return
-    text, tokens, first_after, last_after, shown_at = "", 0, 0.0, 0.0, 0.0
-    try:
-        async for event in stream:
-            now = time.monotonic()
-            if isinstance(event, Finished):
-                refused = (event.error or "no reason") if event.reason == "error" else None
-                yield Said(text, tokens, first_after, last_after, refused, event.reason)
-            else:
-                text += event.text
-                tokens += len(event.tokens)
-                last_after = now - began
-                first_after = first_after or last_after
-                if now - shown_at >= SHOWN_EVERY_SECONDS:
-                    shown_at = now
-                    yield Said(text, tokens, first_after, last_after)
-    finally:
-        # The stop button and a closed browser end up here too.
-        stream.cancel()
 
 
 def build_page(engine: Engine, key_limits: KeyLimits, *, base: str, release: str) -> FastAPI:
@@ -111,85 +29,17 @@ def build_page(engine: Engine, key_limits: KeyLimits, *, base: str, release: str
 
     base is the base model's name; it stands in the title with the release.
     """
-
-    def permit(browser: gr.Request) -> AbstractContextManager[None]:
-        """What is asked here counts for the key that the browser has signed in with."""
-        assert browser.request is not None
-        return key_limits.request(str(browser.request.scope.get(KEY_NAME)))
-
-    async def chat(
-        message: str,
-        history: list[dict[str, Any]],
-        model: str,
-        system: str,
-        temperature: float,
-        max_tokens: float,
-        browser: gr.Request,
-    ) -> AsyncIterator[tuple[str | dict[str, Any], str]]:
-        messages = [*conversation(history, system or ""), {"role": "user", "content": message}]
-        request = ChatRequest(messages, model=model, max_tokens=int(max_tokens), temperature=temperature)
-        async with aclosing(answers(engine, request, permit(browser))) as growing:
-            async for said in growing:
-                yield said.text if said.refused is None else _not_answered(said.refused), said.pace
-
-    async def compare(
-        prompt: str,
-        left: str,
-        right: str,
-        system: str,
-        temperature: float,
-        max_tokens: float,
-        browser: gr.Request,
-    ) -> AsyncIterator[tuple[str, str, str, str]]:
-        messages = [*conversation([], system or ""), {"role": "user", "content": prompt}]
-        latest = [Said(), Said()]
-        news = asyncio.Event()
-
-        async def follow(side: int, model: str) -> None:
-            request = ChatRequest(messages, model=model, max_tokens=int(max_tokens), temperature=temperature)
-            async with aclosing(answers(engine, request, permit(browser))) as growing:
-                async for said in growing:
-                    latest[side] = said
-                    news.set()
-
-        both = [asyncio.create_task(follow(side, model)) for side, model in enumerate((left, right))]
-        for task in both:
-            task.add_done_callback(lambda _: news.set())
-        try:
-            ended = False
-            while not ended:
-                await news.wait()
-                news.clear()
-                ended = all(task.done() for task in both)
-                yield latest[0].shown, latest[0].pace, latest[1].shown, latest[1].pace
-            await asyncio.gather(*both)
-        finally:
-            for task in both:
-                task.cancel()
-
+    questions = _Questions(engine, key_limits)
     with gr.Blocks(title=f"{base} · {release}", fill_height=True) as blocks:
         with gr.Row(elem_id="top"):
             gr.HTML(_title(engine, base, release), elem_id="title")
             gr.HTML('<a href="logout">Sign out</a>', elem_id="sign-out")
-        with gr.Accordion("Settings", open=False, elem_id="settings"):
-            system = gr.Textbox("", label="System prompt", lines=2)
-            with gr.Row():
-                temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature", info="0: always the likeliest word")
-                limits = engine.limits
-                longest = gr.Slider(
-                    1,
-                    limits.max_new_tokens,
-                    limits.default_new_tokens,
-                    step=1,
-                    label="Longest answer",
-                    info="in tokens",
-                )
-        settings: list[Any] = [system, temperature, longest]
+        settings = _settings(engine)
         with gr.Tabs():
             with gr.Tab("Chat"):
-                _chat_tab(engine, chat, settings)
+                _chat_tab(engine, questions.chat, settings)
             with gr.Tab("Compare", visible=len(engine.models) > 1):
-                _compare_tab(engine, compare, settings)
+                _compare_tab(engine, questions.compare, settings)
     page: FastAPI = gr.mount_gradio_app(
         FastAPI(),
         blocks,
@@ -203,6 +53,75 @@ def build_page(engine: Engine, key_limits: KeyLimits, *, base: str, release: str
         css=STYLE,
     )
     return page
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """What the page asks the engine: each is a function that Gradio calls with its components' values."""
+
+    engine: Engine
+    key_limits: KeyLimits
+
+    async def chat(
+        self,
+        message: str,
+        history: list[dict[str, Any]],
+        model: str,
+        system: str,
+        temperature: float,
+        max_tokens: float,
+        browser: gr.Request,
+    ) -> AsyncIterator[tuple[str | dict[str, Any], str]]:
+        """The answer and its pace, as they grow."""
+        messages = [*conversation(history, system or ""), {"role": "user", "content": message}]
+        request = ChatRequest(messages, model=model, max_tokens=int(max_tokens), temperature=temperature)
+        async with aclosing(answers(self.engine, request, self._permit(browser))) as growing:
+            async for said in growing:
+                yield said.text if said.refused is None else _not_answered(said.refused), said.pace
+
+    async def compare(
+        self,
+        prompt: str,
+        left: str,
+        right: str,
+        system: str,
+        temperature: float,
+        max_tokens: float,
+        browser: gr.Request,
+    ) -> AsyncIterator[tuple[str, ...]]:
+        """Answer and pace of the left side, then of the right one, as they grow."""
+        messages = [*conversation([], system or ""), {"role": "user", "content": prompt}]
+        requests = [
+            ChatRequest(messages, model=model, max_tokens=int(max_tokens), temperature=temperature)
+            for model in (left, right)
+        ]
+        sides = [answers(self.engine, request, self._permit(browser)) for request in requests]
+        async with aclosing(beside_each_other(*sides)) as growing:
+            async for both in growing:
+                yield tuple(shown for said in both for shown in (said.shown, said.pace))
+
+    def _permit(self, browser: gr.Request) -> AbstractContextManager[None]:
+        """What is asked here counts for the key that the browser has signed in with."""
+        assert browser.request is not None
+        return self.key_limits.request(str(browser.request.scope.get(KEY_NAME)))
+
+
+def _settings(engine: Engine) -> list[Any]:
+    """System prompt, temperature and longest answer: they hold for both tabs."""
+    limits = engine.limits
+    with gr.Accordion("Settings", open=False, elem_id="settings"):
+        system = gr.Textbox("", label="System prompt", lines=2)
+        with gr.Row():
+            temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature", info="0: always the likeliest word")
+            longest = gr.Slider(
+                1,
+                limits.max_new_tokens,
+                limits.default_new_tokens,
+                step=1,
+                label="Longest answer",
+                info="in tokens",
+            )
+    return [system, temperature, longest]
 
 
 def _chat_tab(engine: Engine, chat: Any, settings: list[Any]) -> None:
@@ -294,22 +213,3 @@ def _title(engine: Engine, base: str, release: str) -> str:
 def _not_answered(reason: str) -> dict[str, Any]:
     """A turn that says why there is no answer; it is not sent to the model later."""
     return {"role": "assistant", "content": reason[:1].upper() + reason[1:], "metadata": {"title": NOT_ANSWERED}}
-
-
-def conversation(history: Sequence[Mapping[str, Any]], system: str) -> list[dict[str, str]]:
-    """The turns that the model is sent: without the questions that got no answer, and what was said instead of one."""
-    messages = [{"role": "system", "content": system}] if system.strip() else []
-    for turn in history:
-        if (turn.get("metadata") or {}).get("title") == NOT_ANSWERED:
-            messages.pop()
-        else:
-            messages.append({"role": turn["role"], "content": _plain(turn["content"])})
-    return messages
-
-
-def _plain(content: Any) -> str:
-    """A turn's text: Gradio gives a string, or parts of which the text ones count."""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else [content]
-    return "".join(part if isinstance(part, str) else str(part.get("text", "")) for part in parts)

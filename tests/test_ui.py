@@ -19,6 +19,7 @@ from engine import Engine, Report
 from generation import EngineLimits
 from gradio_client.exceptions import AuthenticationError  # type: ignore[import-untyped]
 from limits import KeyLimits
+from page_answers import NOT_ANSWERED, conversation
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -26,7 +27,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 from settings import PerKey
-from ui import NOT_ANSWERED, build_page, conversation
+from ui import build_page
 
 from tests.fixtures_inference import BEARER, KEY, LIMITS, Server, TinyModel, free_port, server, tiny_model
 
