@@ -41,10 +41,13 @@ SECOND_KEY = base64.b64encode(b"s" * 64).decode()
 
 @dataclass
 class Accounts:
-    """Two accounts with the same keys; tokens are plain words, and what a test adds to `roles`."""
+    """Two accounts with the same keys; tokens are plain words, and what a test adds to `roles`.
+
+    `data` is Storage File Data Privileged Contributor, which has no right to shares themselves.
+    """
 
     shared_key_allowed: bool = True
-    roles: dict[str, str] = field(default_factory=lambda: {"writer": "writer", "reader": "reader"})
+    roles: dict[str, str] = field(default_factory=lambda: {name: name for name in ("writer", "reader", "data")})
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     def keys(self, account: str) -> list[bytes] | None:
@@ -63,7 +66,8 @@ class Accounts:
             raise AzureError(401, "InvalidAuthenticationTokenAudience", "audience")
         if token not in self.roles:
             raise AzureError(401, "InvalidAuthenticationToken", "unknown")
-        return self.roles[token] == "writer" or action == "read"
+        may = {"writer": True, "reader": action.startswith("read"), "data": not action.endswith("-shares")}
+        return may[self.roles[token]]
 
 
 @dataclass
@@ -126,7 +130,7 @@ class Reachable:
         url = f"/{account}{path}"
         sent["Authorization"] = shared_key(method, url, query, sent, len(body), account)
         address = f"https://127.0.0.1:{self.port}{url}" + (f"?{query}" if query else "")
-        with httpx.Client(verify=self.trust) as client:
+        with httpx.Client(verify=self.trust, timeout=60) as client:
             request = client.build_request(method, address, content=body or None, headers=sent)
             if "Content-Type" not in sent:
                 request.headers.pop("Content-Type", None)

@@ -83,7 +83,7 @@ def test_host_style_address_is_signed_without_the_account_in_its_path(files: Run
         "Host": f"{ACCOUNT}.file.localhost:{files.port}",
     }
     headers["Authorization"] = shared_key("GET", path, "", headers, 0)
-    with httpx.Client(verify=files.trust) as client:
+    with httpx.Client(verify=files.trust, timeout=60) as client:
         answer = client.get(f"https://127.0.0.1:{files.port}{path}", headers=headers)
         assert (answer.status_code, answer.content) == (200, b"content")
         query = "comp=list&restype=directory"
@@ -141,7 +141,9 @@ def test_headers_are_signed_in_the_order_of_the_official_client(share: ShareClie
 def test_requests_that_do_not_authenticate(
     files: RunningFiles, share: ShareClient, headers: dict[str, str], status: int, code: str, words: str
 ) -> None:
-    answer = httpx.get(f"{files.url}/{share.share_name}/directory/file.txt", headers=headers, verify=files.trust)
+    answer = httpx.get(
+        f"{files.url}/{share.share_name}/directory/file.txt", headers=headers, verify=files.trust, timeout=60
+    )
     assert (answer.status_code, answer.headers["x-ms-error-code"]) == (status, code)
     assert answer.content.startswith(b"\xef\xbb\xbf<?xml") and words in answer.text
     if status == 401:
@@ -179,6 +181,31 @@ def test_token_reads_and_writes_as_its_role_says(files: RunningFiles, share: Sha
         assert _code(refused) == (403, "AuthorizationPermissionMismatch")
 
 
+def test_a_data_role_has_no_right_to_the_share_itself(files: RunningFiles, share: ShareClient) -> None:
+    """ "Permissions for File service operations": Lease Share is .../fileServices/shares/lease/action."""
+    with_data = files.client(Token("data"), token_intent="backup").get_share_client(str(share.share_name))
+    with_data.get_file_client("written").create_file(1, data=b"x")
+    lease = with_data.get_file_client("written").acquire_lease()
+    lease.release()
+    for refused_call in (with_data.acquire_lease, with_data.get_share_properties, with_data.delete_share):
+        with pytest.raises(HttpResponseError) as refused:
+            refused_call()
+        assert _code(refused) == (403, "AuthorizationPermissionMismatch")
+
+
+def test_tokens_are_for_what_is_in_shares_alone_in_older_versions(files: RunningFiles, share: ShareClient) -> None:
+    headers = {"Authorization": "Bearer writer", "x-ms-file-request-intent": "backup"}
+    address = f"{files.url}/{share.share_name}?restype=share"
+    with httpx.Client(verify=files.trust, headers=headers, timeout=60) as client:
+        old = client.get(address, headers={"x-ms-version": "2024-08-04"})
+        new = client.get(address, headers={"x-ms-version": "2024-11-04"})
+        inside = client.get(
+            f"{files.url}/{share.share_name}/directory/file.txt", headers={"x-ms-version": "2024-08-04"}
+        )
+    assert (old.status_code, old.headers["x-ms-error-code"]) == (409, "FileOAuthManagementApiRestrictedToSrp")
+    assert (new.status_code, inside.content) == (200, b"content")
+
+
 @pytest.mark.parametrize(
     ("token", "status", "code", "words"),
     [
@@ -199,10 +226,10 @@ def test_tokens_that_are_refused(
 def test_token_needs_the_intent(files: RunningFiles, share: ShareClient) -> None:
     headers = {"Authorization": "Bearer writer", "x-ms-version": "2026-10-06"}
     url = f"{files.url}/{share.share_name}/directory/file.txt"
-    answer = httpx.get(url, headers=headers, verify=files.trust)
+    answer = httpx.get(url, headers=headers, verify=files.trust, timeout=60)
     assert (answer.status_code, answer.headers["x-ms-error-code"]) == (400, "MissingRequiredHeader")
     assert "<HeaderName>x-ms-file-request-intent</HeaderName>" in answer.text
-    answer = httpx.get(url, headers={**headers, "x-ms-file-request-intent": "backup"}, verify=files.trust)
+    answer = httpx.get(url, headers={**headers, "x-ms-file-request-intent": "backup"}, verify=files.trust, timeout=60)
     assert answer.content == b"content"
 
 
@@ -248,7 +275,7 @@ def test_sas_says_how_the_content_is_served(files: RunningFiles, share: ShareCli
         content_type="text/markdown; charset=utf-8",
         content_disposition='attachment; filename="read me.md"',
     )
-    answer = httpx.get(f"{files.url}/{share.share_name}/directory/file.txt?{sas}", verify=files.trust)
+    answer = httpx.get(f"{files.url}/{share.share_name}/directory/file.txt?{sas}", verify=files.trust, timeout=60)
     assert answer.headers["content-type"] == "text/markdown; charset=utf-8"
     assert answer.headers["content-disposition"] == 'attachment; filename="read me.md"'
 

@@ -189,7 +189,7 @@ class _Accounts:
 
     def token_may(self, token: str, action: str) -> bool:
         principal = self._identity.principal_of(token, entra.STORAGE_AUDIENCES)
-        return principal.may_write or action == "read"
+        return principal.may_write or action in ("read", "read-shares")
 
 
 def _listen(port: int | None) -> socket.socket:

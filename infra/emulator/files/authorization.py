@@ -23,6 +23,7 @@ from infra.emulator.files.shares import Shares
 
 _CLOCK_SKEW_SECONDS = 15 * 60
 _TOKEN_CACHE_SECONDS = 5.0
+_SHARES_OPEN_TO_TOKENS_SINCE = "2024-11-04"
 
 
 class AccountDirectory(Protocol):
@@ -35,7 +36,10 @@ class AccountDirectory(Protocol):
         """Whether keys, and what is signed with them, are good for the account's data."""
 
     def token_may(self, token: str, action: str) -> bool:
-        """Whether a bearer token may `read` or `write`. Raises AzureError for a token that is not good."""
+        """Whether a bearer token may `read` or `write` what is in shares, `read-shares` or `write-shares` themselves.
+
+        Raises AzureError for a token that is not good.
+        """
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,10 @@ class Need:
 
     @property
     def action(self) -> str:
-        return "read" if self.permissions[0] in "rl" else "write"
+        """For a token. Shares and the service are the resource manager's: no data role has a right to them, not even
+        to a share's lease ("Permissions for File service operations" of the storage services REST reference)."""
+        action = "read" if self.permissions[0] in "rl" else "write"
+        return action if self.service_sas else f"{action}-shares"
 
 
 class Authorizer:
@@ -84,6 +91,8 @@ class Authorizer:
             self._check_shared_key(context, keys, credential)
             return Grant()
         if scheme.lower() == "bearer":
+            if not need.service_sas and context.version < _SHARES_OPEN_TO_TOKENS_SINCE:
+                raise error("FileOAuthManagementApiRestrictedToSrp")
             self._check_token(context, credential.strip(), need.action)
             return Grant()
         if scheme == "SharedKeyLite":

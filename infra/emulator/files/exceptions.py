@@ -34,6 +34,11 @@ _CATALOGUE: dict[str, tuple[int, str]] = {
     "CannotVerifyCopySource": (404, "The specified resource does not exist."),
     "DirectoryNotEmpty": (409, "The specified directory is not empty."),
     "FileInvalidPermissionKey": (400, "The specified file permission key does not exist in the share."),
+    "FileOAuthManagementApiRestrictedToSrp": (
+        409,
+        "This API does not support bearer tokens. For OAuth, use the Storage Resource Provider APIs instead. Learn"
+        " more: https://aka.ms/azurefiles/restapi.",
+    ),
     "InternalError": (500, "The server encountered an internal error. Please retry the request."),
     "InvalidAuthenticationInfo": (
         401,
