@@ -28,6 +28,12 @@ LONGEST_FIRST = (
 """Modules that take the most time: begun first, so that all workers end together."""
 
 
+def pytest_configure() -> None:
+    """What a shell starts in the background ignores SIGINT, and so would every process that a test interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Longest modules first; within them, and for all others, the order stays."""
     items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST_FIRST) if item.path.stem == name), 99))
@@ -66,6 +72,7 @@ class RunningStandIn:
                 "scope": f"{audience or self.announcement['resource_manager']}/.default",
             },
             verify=self.trust,
+            timeout=60,
         )
         return str(response.raise_for_status().json()["access_token"])
 
@@ -85,7 +92,7 @@ class RunningStandIn:
 def running_stand_in(state: Path, *arguments: str) -> Iterator[RunningStandIn]:
     """Starts a stand-in on the state folder and stops it by SIGTERM, which must end it with exit code 0.
 
-    It ends within 10 s; a machine that is busy with other tests may need longer. One that hangs says where in its log.
+    It ends within 10 s; a machine that is busy with other tests may take longer. One that hangs says where in its log.
     """
     log = state.parent / f"{state.name}.log"
     with log.open("a") as messages:
@@ -98,14 +105,14 @@ def running_stand_in(state: Path, *arguments: str) -> Iterator[RunningStandIn]:
         )
     try:
         assert process.stdout is not None
-        line = _first_line(process.stdout, seconds=30)
+        line = _first_line(process.stdout, seconds=120)
         assert line, f"the stand-in did not start:\n{log.read_text()}"
         yield RunningStandIn(state, process, json.loads(line), log)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:
-                code = process.wait(timeout=30)
+                code = process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGABRT)
                 process.wait()

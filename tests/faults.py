@@ -17,7 +17,7 @@ class Switch:
     def __init__(self, stand_in: RunningStandIn) -> None:
         self._address = stand_in.announcement["authority"] + "/stand-in/faults"
         headers = {"Authorization": f"Bearer {stand_in.token()}"}
-        self._http = httpx.Client(verify=stand_in.trust, headers=headers, timeout=30)
+        self._http = httpx.Client(verify=stand_in.trust, headers=headers, timeout=60)
 
     def request(self, method: str, rest: str = "", body: Any = None) -> httpx.Response:
         return self._http.request(method, self._address + rest, json=body)

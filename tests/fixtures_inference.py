@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ import pytest
 from engine import Engine, EngineLimits, Report
 from settings import AdapterFolder, Limits
 
+from infra.emulator.ports import free as free_port
+
 if TYPE_CHECKING:
     from model import Loaded
 
@@ -29,7 +30,7 @@ KEY = "a-key-for-the-tests"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 MORE_KEYS = {name: f"the-key-of-{name}" for name in ("ci", "metered", "single")}
 """Other keys of the shared server: `metered` may send three requests per minute, `single` one at a time."""
-BODY_SECONDS = 3
+BODY_SECONDS = 10
 """How long a request to the shared server may take to arrive."""
 WORDS = "the quick brown fox jumps over a lazy dog while naïve café owners count 1 2 3 € 日本 🙂 user system assistant"
 
@@ -182,13 +183,6 @@ def engine(request: pytest.FixtureRequest, tiny_model: TinyModel) -> Engine:
 # A server process
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 @dataclass
 class Server:
     """A process of serve.py (or of what starts it) and where it answers."""
@@ -202,12 +196,12 @@ class Server:
         return self.log_file.read_text(encoding="utf-8")
 
     def get(self, path: str, **arguments: Any) -> httpx.Response:
-        return httpx.get(self.address + path, timeout=30, **arguments)
+        return httpx.get(self.address + path, timeout=60, **arguments)
 
-    def wait_for_port(self, seconds: float = 60) -> None:
+    def wait_for_port(self, seconds: float = 120) -> None:
         self._wait(seconds, lambda: self.get("/health").status_code == 200)
 
-    def wait_for_page(self, seconds: float = 120) -> None:
+    def wait_for_page(self, seconds: float = 240) -> None:
         self._wait(seconds, lambda: self.get("/config", headers=BEARER).status_code == 200)
 
     def wait_until(self, *statuses: str, seconds: float = 240) -> dict[str, Any]:
@@ -236,7 +230,7 @@ class Server:
             time.sleep(0.05)
         raise AssertionError(f"not within {seconds} s:\n{self.log()}")
 
-    def stop(self, seconds: float = 30) -> int:
+    def stop(self, seconds: float = 60) -> int:
         """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)

@@ -131,7 +131,7 @@ class _Request(BaseHTTPRequestHandler):
         if address not in self.connections:
             where = urlsplit(address)
             self.connections[address] = http.client.HTTPSConnection(
-                str(where.hostname), where.port, context=self.server.trust, timeout=30
+                str(where.hostname), where.port, context=self.server.trust, timeout=60
             )
         return self.connections[address]
 

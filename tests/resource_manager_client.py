@@ -134,7 +134,7 @@ def arm(stand_in: RunningStandIn, *, reader: bool = False) -> Arm:
         base_url=announcement["resource_manager"],
         verify=stand_in.trust,
         headers={"Authorization": f"Bearer {stand_in.token(reader=reader)}"},
-        timeout=30,
+        timeout=60,
     )
     return Arm(stand_in, http, announcement["subscription"])
 

@@ -106,7 +106,9 @@ def sign_in(world: World) -> None:
         credential = {"client_id": told["client_id"], "issuer": issuer.url, "subject": issuer.subject}
         headers = {"Authorization": f"Bearer {world.stand_in.token()}"}
         address = f"{told['authority']}/stand-in/federated-credentials"
-        httpx.post(address, json=credential, headers=headers, verify=world.stand_in.trust).raise_for_status()
+        httpx.post(
+            address, json=credential, headers=headers, verify=world.stand_in.trust, timeout=60
+        ).raise_for_status()
         assertion = issuer.assertion("api://AzureADTokenExchange")
         account = az.json(login, told["client_id"], "--federated-token", assertion, *tenant)[0]
     assert (account["cloudName"], account["user"]["type"]) == ("StandIn", "servicePrincipal")

@@ -136,8 +136,8 @@ def test_rules_are_shown_and_removed_one_by_one(switch: Switch) -> None:
 def test_only_who_may_write_may_switch(faulty: RunningStandIn) -> None:
     address = faulty.announcement["authority"] + "/stand-in/faults"
     reader = {"Authorization": f"Bearer {faulty.token(reader=True)}"}
-    assert httpx.get(address, verify=faulty.trust).status_code == 401
-    assert httpx.delete(address, verify=faulty.trust, headers=reader).status_code == 403
+    assert httpx.get(address, verify=faulty.trust, timeout=60).status_code == 401
+    assert httpx.delete(address, verify=faulty.trust, timeout=60, headers=reader).status_code == 403
 
 
 def test_rules_from_the_environment_hold_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ def test_rules_from_the_environment_hold_from_the_start(tmp_path: Path, monkeypa
     monkeypatch.setenv("STAND_IN_FAULTS", json.dumps(rules))
     with running_stand_in(tmp_path / "state") as running:
         address = f"{running.announcement['authority']}/{running.announcement['tenant']}/oauth2/v2.0/token"
-        answers = [httpx.post(address, verify=running.trust) for _ in range(3)]
+        answers = [httpx.post(address, verify=running.trust, timeout=60) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [503, 503, 400]
     assert answers[0].headers["retry-after"] == "7"
 
@@ -158,7 +158,7 @@ def test_bad_rules_in_the_environment_end_the_start_with_words(tmp_path: Path) -
             env=os.environ | {"STAND_IN_FAULTS": text},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
         )
         assert result.returncode == 2
         assert result.stderr.startswith("STAND_IN_FAULTS: ")
@@ -223,7 +223,7 @@ def test_the_file_service_says_it_in_its_words(switch: Switch, faulty: RunningSt
     headers = {"x-ms-version": "2026-02-06", "Authorization": "Bearer anything"}
     for kind, (status, code) in expected.items():
         with switch.on({"fault": kind, "service": "files"}):
-            answer = httpx.get(address, headers=headers, verify=faulty.trust)
+            answer = httpx.get(address, headers=headers, verify=faulty.trust, timeout=60)
         assert answer.status_code == status
         assert answer.headers["x-ms-error-code"] == code
         assert answer.headers["x-ms-version"] == "2026-02-06"
@@ -236,12 +236,12 @@ def test_the_token_endpoint_says_it_in_its_words(switch: Switch, faulty: Running
     expected = {"throttled": (429, 90055), "unavailable": (503, 90033), "internal-error": (500, 50000)}
     for kind, (status, number) in expected.items():
         with switch.on({"fault": kind, "service": "identity"}):
-            answer = httpx.post(address, verify=faulty.trust)
+            answer = httpx.post(address, verify=faulty.trust, timeout=60)
         assert answer.status_code == status
         assert answer.json()["error_codes"] == [number]
     refused = {"fault": "refused", "status": 400, "code": "AADSTS700082", "message": "Expired."}
     with switch.on({**refused, "service": "identity"}):
-        assert httpx.post(address, verify=faulty.trust).json()["error_codes"] == [700082]
+        assert httpx.post(address, verify=faulty.trust, timeout=60).json()["error_codes"] == [700082]
 
 
 def test_latency_adds_up_and_a_second_fault_comes_late(switch: Switch, manager: Arm) -> None:
@@ -282,9 +282,9 @@ def test_tokens_that_are_good_for_a_second(switch: Switch, faulty: RunningStandI
     with switch.on({"fault": "short-token", "seconds": 1, "count": 1}):
         short = {"Authorization": f"Bearer {faulty.token()}"}
     address = f"{faulty.announcement['resource_manager']}/subscriptions?api-version=2022-12-01"
-    assert httpx.get(address, headers=short, verify=faulty.trust).status_code == 200
+    assert httpx.get(address, headers=short, verify=faulty.trust, timeout=60).status_code == 200
     time.sleep(1.5)
-    answer = httpx.get(address, headers=short, verify=faulty.trust)
+    answer = httpx.get(address, headers=short, verify=faulty.trust, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "ExpiredAuthenticationToken")
 
 

@@ -270,7 +270,7 @@ def test_reader_that_leaves_is_no_error(
     headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2026-10-06"}
     headers["Authorization"] = shared_key("GET", path, "", headers, 0)
     with (
-        httpx.Client(verify=files.trust) as http,
+        httpx.Client(verify=files.trust, timeout=60) as http,
         http.stream("GET", f"https://127.0.0.1:{files.port}{path}", headers=headers) as answer,
     ):
         assert len(next(answer.iter_raw())) > 0
@@ -300,7 +300,7 @@ def test_reader_notices_a_file_that_was_cut_short(files: RunningFiles, share: Sh
     headers["Authorization"] = shared_key("GET", url, "", headers, 0)
     received = 0
     with (
-        httpx.Client(verify=files.trust) as http,
+        httpx.Client(verify=files.trust, timeout=60) as http,
         http.stream("GET", f"https://127.0.0.1:{files.port}{url}", headers=headers) as answer,
         pytest.raises(httpx.TransportError),
     ):

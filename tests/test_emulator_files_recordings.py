@@ -207,7 +207,7 @@ def test_lists_a_directory_as_recorded(files: RunningFiles) -> None:
 def test_refuses_a_token_for_another_audience_as_recorded(files: RunningFiles) -> None:
     recorded = _recordings("errors")[0]["interactions"][0]
     headers = {"Authorization": "Bearer wrong-audience", "x-ms-version": "2023-08-03"}
-    answer = httpx.get(f"{files.url}/share1?restype=share", headers=headers, verify=files.trust)
+    answer = httpx.get(f"{files.url}/share1?restype=share", headers=headers, verify=files.trust, timeout=60)
     recorded["response_body"] = "\ufeff" + recorded["response_body"]  # which the recorder lost
     del recorded["response_headers"]["server"]  # refused in front of the file service
     _compare(recorded, answer)

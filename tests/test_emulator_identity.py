@@ -32,7 +32,9 @@ def _options(stand_in: RunningStandIn) -> dict[str, Any]:
 
 def _get(stand_in: RunningStandIn, path: str, token: str | None) -> httpx.Response:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    return httpx.get(stand_in.announcement["resource_manager"] + path, headers=headers, verify=stand_in.trust)
+    return httpx.get(
+        stand_in.announcement["resource_manager"] + path, headers=headers, verify=stand_in.trust, timeout=60
+    )
 
 
 def _federate(stand_in: RunningStandIn, issuer: Issuer, client: str, *, reader: bool = False) -> httpx.Response:
@@ -41,6 +43,7 @@ def _federate(stand_in: RunningStandIn, issuer: Issuer, client: str, *, reader: 
         headers={"Authorization": f"Bearer {stand_in.token(reader=reader)}"},
         json={"client_id": stand_in.announcement[client], "issuer": issuer.url, "subject": issuer.subject},
         verify=stand_in.trust,
+        timeout=60,
     )
 
 
@@ -84,7 +87,7 @@ def test_what_the_token_endpoint_refuses(stand_in: RunningStandIn, field: str, v
         "scope": "https://storage.azure.com/.default",
     }
     address = f"{announced['authority']}/{announced['tenant']}/oauth2/v2.0/token"
-    answer = httpx.post(address, data=form | {field: value}, verify=stand_in.trust)
+    answer = httpx.post(address, data=form | {field: value}, verify=stand_in.trust, timeout=60)
     assert answer.status_code in (400, 401)
     assert answer.json()["error_codes"] == [number]
 

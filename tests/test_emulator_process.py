@@ -21,7 +21,7 @@ GROUP = "/subscriptions/{subscription}/resourcegroups/rg-kept?api-version=2021-0
 def _group(stand_in: RunningStandIn, method: str, body: object = None) -> httpx.Response:
     address = stand_in.announcement["resource_manager"] + GROUP.format(**stand_in.announcement)
     headers = {"Authorization": f"Bearer {stand_in.token()}"}
-    return httpx.request(method, address, json=body, headers=headers, verify=stand_in.trust)
+    return httpx.request(method, address, json=body, headers=headers, verify=stand_in.trust, timeout=60)
 
 
 def test_the_announcement_is_one_line_with_all_that_a_client_must_be_told(own_stand_in: RunningStandIn) -> None:
@@ -57,7 +57,7 @@ def test_the_same_folder_brings_the_same_cloud_back_after_a_crash(tmp_path: Path
 
 def test_a_second_one_on_the_same_folder_is_refused(own_stand_in: RunningStandIn) -> None:
     command = [sys.executable, "-m", "infra.emulator", "--state", str(own_stand_in.state)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
     assert str(own_stand_in.state) in result.stderr
     assert "Traceback" not in result.stderr
@@ -69,7 +69,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         other.listen()
         port = str(other.getsockname()[1])
         command = [sys.executable, "-m", "infra.emulator", "--state", str(tmp_path / "state"), "--port", port]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 1
     assert f"Port {port}" in result.stderr
     assert "Traceback" not in result.stderr
@@ -84,7 +84,7 @@ def test_an_interrupt_ends_it_like_a_termination(tmp_path: Path) -> None:
 def test_what_is_not_known_is_said_and_not_invented(stand_in: RunningStandIn) -> None:
     tenant = stand_in.announcement["tenant"]
     for path in ("/stand-in/nothing", f"/{tenant}/oauth2/v2.0/devicecode", "/v1.0/servicePrincipals"):
-        answer = httpx.get(stand_in.announcement["authority"] + path, verify=stand_in.trust)
+        answer = httpx.get(stand_in.announcement["authority"] + path, verify=stand_in.trust, timeout=60)
         assert answer.status_code in (404, 501)
         assert answer.headers["content-type"].startswith("application/json")
         assert path.rsplit("/", 1)[1] in answer.text

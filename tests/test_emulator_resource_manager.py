@@ -152,7 +152,7 @@ def test_the_reader_is_refused_in_azures_words(reader: Arm, writer: Arm) -> None
 
 def test_no_token(stand_in: RunningStandIn) -> None:
     address = f"{stand_in.announcement['resource_manager']}/subscriptions?api-version=2022-12-01"
-    response = httpx.get(address, verify=stand_in.trust)
+    response = httpx.get(address, verify=stand_in.trust, timeout=60)
     assert (response.status_code, response.json()["error"]["code"]) == (401, "AuthenticationFailed")
     assert response.headers["www-authenticate"].startswith("Bearer ")
 

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,9 @@ import yaml
 from tests.conftest import RunningStandIn, checkout, running_stand_in
 
 COMMAND = Path(sys.executable).parent / "inferops"
-KEY = "key-of-the-end-to-end-tests"
+KEY, ANOTHER_KEY = "key-of-the-end-to-end-tests", "another-key-of-the-tests"
+NAMED_KEYS = {"ci": "the-key-of-the-caller-ci", "batch": "the-key-of-the-caller-batch"}
+NEW_KEY_OF_CI = "a-new-key-of-the-caller-ci"
 QUESTION = "What is a LoRA adapter?"
 
 
@@ -40,15 +41,18 @@ class World:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "ACTIONS_"))}
         return kept | {"INFEROPS_STAND_IN": str(self.stand_in.announcement_file), "INFERENCE_API_KEY": KEY}
 
-    def run(self, *arguments: str, code: int = 0, without: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-        """One command; its exit code must be `code`, and neither a traceback nor the key may show."""
-        variables = {name: value for name, value in self.variables.items() if name not in without}
+    def run(
+        self, *arguments: str, code: int = 0, without: tuple[str, ...] = (), **given: str
+    ) -> subprocess.CompletedProcess[str]:
+        """One command with more variables; its exit code must be `code`, and neither a traceback nor a key may show."""
+        variables = {name: value for name, value in self.variables.items() if name not in without} | given
         result = subprocess.run(
             [str(COMMAND), *arguments], cwd=self.root, env=variables, capture_output=True, text=True, timeout=280
         )
         assert result.returncode == code, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
         assert "Traceback" not in result.stderr + result.stdout
-        assert KEY not in result.stderr + result.stdout
+        for key in (KEY, ANOTHER_KEY, *NAMED_KEYS.values(), NEW_KEY_OF_CI):
+            assert key not in result.stderr + result.stdout
         return result
 
     def json(self, *arguments: str, code: int = 0, without: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -61,14 +65,20 @@ class World:
         config = json.loads((self.root / "infra" / "inference.config.json").read_text())
         return str(config["ACA_APP_ENDPOINT"])
 
-    def ask(self, model: str = "default") -> str:
+    def ask(self, model: str = "default", key: str = KEY) -> str:
         """The answer to the question, by the openai package."""
         with openai.DefaultHttpxClient(verify=self.stand_in.trust, timeout=120) as client:
-            api = openai.OpenAI(base_url=f"{self.endpoint}/v1", api_key=KEY, http_client=client)
+            api = openai.OpenAI(base_url=f"{self.endpoint}/v1", api_key=key, http_client=client)
             answer = api.chat.completions.create(
                 model=model, messages=[{"role": "user", "content": QUESTION}], temperature=0
             )
         return answer.choices[0].message.content or ""
+
+    def status_of(self, *keys: str) -> list[int]:
+        """What the list of models answers to each of the keys."""
+        with httpx.Client(verify=self.stand_in.trust, timeout=60) as client:
+            headers = [{"Authorization": f"Bearer {key}"} for key in keys]
+            return [client.get(f"{self.endpoint}/v1/models", headers=header).status_code for header in headers]
 
     def edit_environment(self, **values: Any) -> None:
         """Sets top-level keys of environments/local/environment.yaml."""
@@ -103,8 +113,17 @@ def test_provision_without_a_key_is_refused_before_anything_happens(world: World
     assert "INFERENCE_API_KEY" in result.stderr
 
 
+def test_named_keys_alone_do_not_make_an_endpoint(world: World) -> None:
+    named = f"ci={NAMED_KEYS['ci']}"
+    result = world.run("provision", "local", code=2, without=("INFERENCE_API_KEY",), INFERENCE_API_KEYS=named)
+    assert "INFERENCE_API_KEY: the endpoint's key is not set" in result.stderr
+
+
 def test_provision_makes_the_resources(world: World) -> None:
-    done = world.json("provision", "local")
+    named = "\n".join(f"{name}={key}" for name, key in NAMED_KEYS.items())
+    result = world.run("provision", "local", "--json", INFERENCE_API_KEYS=named)
+    assert "named keys: added ci, batch" in result.stderr
+    done = json.loads(result.stdout)
     assert done["changed"] is True
     assert done["release"] is None
     assert done["outputs"]["ACA_APP_ENDPOINT"].startswith("https://")
@@ -137,8 +156,17 @@ def test_base_and_adapter_answer_visibly_differently(world: World) -> None:
 
 def test_the_endpoint_refuses_a_stranger(world: World) -> None:
     body = {"model": "default", "messages": [{"role": "user", "content": QUESTION}]}
-    answer = httpx.post(f"{world.endpoint}/v1/chat/completions", json=body, verify=world.stand_in.trust)
+    answer = httpx.post(f"{world.endpoint}/v1/chat/completions", json=body, verify=world.stand_in.trust, timeout=60)
     assert answer.status_code == 401
+
+
+def test_every_key_opens_the_endpoint_and_another_does_not(world: World) -> None:
+    assert {world.ask(key=key) for key in (KEY, *NAMED_KEYS.values())} == {world.ask()}
+    assert world.status_of(KEY, *NAMED_KEYS.values(), ANOTHER_KEY) == [200, 200, 200, 401]
+    # The command takes any of them, and the log tells them apart.
+    assert "Ahoy" in world.run("chat", "local", QUESTION, INFERENCE_API_KEY=NAMED_KEYS["ci"]).stdout
+    log = world.run("logs", "local", "--tail", "50").stdout
+    assert all(f'"key": "{name}"' in log for name in ("default", *NAMED_KEYS))
 
 
 def test_status_and_logs_tell_of_the_release(world: World) -> None:
@@ -263,22 +291,19 @@ def test_a_hand_written_configuration_serves_in_place_of_a_deployment(world: Wor
     assert "SUBSCRIPTION_ID" in result.stderr
 
 
-def test_a_new_key_reaches_the_app_by_provisioning(world: World) -> None:
-    variables = world.variables | {"INFERENCE_API_KEY": "another-key-of-the-tests"}
-    result = subprocess.run(
-        [str(COMMAND), "provision", "local"], cwd=world.root, env=variables, capture_output=True, text=True, timeout=280
-    )
-    assert result.returncode == 0, result.stderr
-    assert "another-key" not in result.stdout + result.stderr
-    headers = {"Authorization": "Bearer another-key-of-the-tests"}
-    until = time.monotonic() + 60
-    while True:
-        answer = httpx.get(f"{world.endpoint}/v1/models", headers=headers, verify=world.stand_in.trust, timeout=60)
-        if answer.status_code == 200 or time.monotonic() > until:
-            break
-        time.sleep(0.5)
-    assert answer.status_code == 200
-    world.run("provision", "local")
+def test_new_keys_reach_the_app_by_provisioning(world: World) -> None:
+    revision = world.json("status", "local")["revision"]["name"]
+    named = f"ci={NEW_KEY_OF_CI}"
+    told = world.run("provision", "local", INFERENCE_API_KEY=ANOTHER_KEY, INFERENCE_API_KEYS=named).stderr
+    assert "named keys: changed ci; removed batch" in told
+    assert f"restarted the revision {revision}, which takes the new keys" in told
+    assert world.status_of(ANOTHER_KEY, NEW_KEY_OF_CI) == [200, 200]
+    assert world.status_of(KEY, *NAMED_KEYS.values()) == [401, 401, 401]
+    # Without a variable the app keeps the keys that it has; a word takes the named ones away.
+    assert "Nothing to change" in world.run("provision", "local", without=("INFERENCE_API_KEY",)).stdout
+    assert "named keys: removed ci" in world.run("provision", "local", INFERENCE_API_KEYS="none").stderr
+    assert world.status_of(KEY, ANOTHER_KEY, NEW_KEY_OF_CI) == [200, 401, 401]
+    assert world.json("status", "local")["revision"]["name"] == revision
 
 
 def test_a_wrong_credential_is_explained(world: World, tmp_path: Path) -> None:

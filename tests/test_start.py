@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures_inference import INFERENCE, KEY, free_port
+from infra.emulator.ports import free as free_port
+from tests.fixtures_inference import INFERENCE, KEY
 
 PACKAGE = "inferops-test-package"
 

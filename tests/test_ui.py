@@ -29,7 +29,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 from settings import PerKey
 from ui import build_page
 
-from tests.fixtures_inference import BEARER, KEY, LIMITS, Server, TinyModel, free_port, server, tiny_model
+from infra.emulator.ports import free as free_port
+from tests.fixtures_inference import BEARER, KEY, LIMITS, Server, TinyModel, server, tiny_model
 
 __all__ = ["server", "tiny_model"]
 

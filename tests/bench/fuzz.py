@@ -38,7 +38,8 @@ from tests.bench.fuzz_requests import OddRequest, OddRequests
 # The modules of a replica import each other by plain name.
 sys.path.insert(0, str(Path(__file__).parents[2] / "inference"))
 
-from tests.fixtures_inference import BEARER, KEY, Server, environment_for, free_port, make_tiny_model, start_server
+from infra.emulator.ports import free as free_port
+from tests.fixtures_inference import BEARER, KEY, Server, environment_for, make_tiny_model, start_server
 
 CONNECTIONS = 8
 SHARE_BY_DOCUMENT = 0.2
