@@ -114,6 +114,8 @@ class Engine:
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._jobs: list[_Job] = []
         self._waiting: deque[_Job] = deque()
+        self._ended: list[_Job] = []
+        """Their last events are not delivered yet."""
         # Not the event loop's own: a prompt or a schema that takes its time must not keep drain() waiting.
         self._admitting = ThreadPoolExecutor(4, thread_name_prefix="admission")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -339,6 +341,7 @@ class Engine:
         for job in [*self._jobs, *self._waiting]:
             self._finish(job, reason, error)
         self._waiting.clear()
+        self._flush()
 
     def _take_in(self) -> bool:
         """Move new requests to the waiting line; sleep when there is nothing to do. False when it is time to end."""
@@ -440,18 +443,29 @@ class Engine:
         self._observer.finished(generation)
         # Before the event: whoever has seen the end of an answer finds its place free.
         self._give_places_back(1)
-        self._send(job)
+        self._ended.append(job)
 
     def _flush(self) -> None:
-        for job in self._jobs:
+        """Deliver what there is: each event loop is woken once, so that it does not get in this thread's way for every
+        answer anew."""
+        outgoing: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+        for job in [*self._ended, *self._jobs]:
             if job.outbox:
-                self._send(job)
+                outgoing.setdefault(job.loop, []).append(job)
+        self._ended.clear()
+        for loop, jobs in outgoing.items():
+            deliveries = [(job.stream, job.outbox) for job in jobs]
+            for job in jobs:
+                job.outbox = []
+            # A loop that has closed has nobody left who listens.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_deliver, deliveries)
 
-    def _send(self, job: _Job) -> None:
-        events, job.outbox = job.outbox, []
-        # A loop that has closed has nobody left who listens.
-        with contextlib.suppress(RuntimeError):
-            job.loop.call_soon_threadsafe(job.stream.deliver, events)
+
+def _deliver(deliveries: Sequence[tuple[Stream, list[Event]]]) -> None:
+    """In the callers' event loop."""
+    for stream, events in deliveries:
+        stream.deliver(events)
 
 
 def _logprob(token: int, told: Logprobs, vocabulary: Vocabulary) -> TokenLogprob:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 
 from tests.bench import serving_load, serving_model
 from tests.bench.serving_load import Client
@@ -30,6 +30,8 @@ from tests.conftest import ROOT
 
 KEY = "a-key-for-the-bench"
 START_SECONDS = 900
+MOST_REQUESTS = 96
+"""Two for each that is in flight, but no more than this where that is enough: a slow server takes minutes for them."""
 SERVERS = ("inferops", "serve tuned", "serve", "threads")
 TUNED = (
     "--continuous-batching",
@@ -121,7 +123,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], client: Client, log
         try:
             serving_load.throughput(client, 1, serving_load.prompts(1, 4, 0, mixed=False))
             return
-        except (httpx.TransportError, RuntimeError) as error:
+        except (aiohttp.ClientError, RuntimeError) as error:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"the server does not answer ({error}):\n{log.read_text()[-3000:]}") from None
             time.sleep(0.5)
@@ -132,7 +134,7 @@ def measure(server: Running, in_flight: tuple[int, ...], *, quick: bool) -> dict
     new_tokens = 24 if quick else 64
     found: dict[str, Any] = {"in_flight": {}}
     for number, count in enumerate(in_flight):
-        total = max(count, 4) * (1 if quick else 2)
+        total = max(count, 4) if quick else max(4, count, min(2 * count, MOST_REQUESTS))
         requests = serving_load.prompts(total, new_tokens, 1000 * (number + 1), mixed=False)
         found["in_flight"][str(count)] = serving_load.throughput(server.client, count, requests)
     requests = serving_load.prompts(32, new_tokens, 10_000, mixed=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import aiohttp
 
 from tests.bench.serving_model import words
 
@@ -50,7 +50,7 @@ class Client:
         self._address, self._model = address, model
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    async def ask(self, http: httpx.AsyncClient, asked: Asked, pieces: list[float] | None = None) -> Answered:
+    async def ask(self, http: aiohttp.ClientSession, asked: Asked, pieces: list[float] | None = None) -> Answered:
         """Send the request and read its stream to the end; when each piece comes is noted in `pieces` at once. Raises
         RuntimeError when the server says that it failed."""
         body = {
@@ -62,11 +62,11 @@ class Client:
         }
         sent, pieces = time.perf_counter(), [] if pieces is None else pieces
         url = f"{self._address}/v1/chat/completions"
-        async with http.stream("POST", url, json=body, headers=self._headers) as response:
-            if response.status_code != 200:
-                raise RuntimeError(f"{response.status_code}: {(await response.aread()).decode()[:300]}")
-            async for line in response.aiter_lines():
-                event = json.loads(line[6:]) if line.startswith("data: {") else {}
+        async with http.post(url, json=body, headers=self._headers) as response:
+            if response.status != 200:
+                raise RuntimeError(f"{response.status}: {(await response.text())[:300]}")
+            async for line in response.content:
+                event = json.loads(line[6:]) if line.startswith(b"data: {") else {}
                 if "error" in event:
                     raise RuntimeError(str(event["error"])[:300])
                 if _text(event):
@@ -79,24 +79,29 @@ class Client:
         line = iter(requests)
         answers: list[Answered] = []
 
-        async def go_on(http: httpx.AsyncClient) -> None:
+        async def go_on(http: aiohttp.ClientSession) -> None:
             for asked in line:
                 answers.append(await self.ask(http, asked))
 
-        limits = httpx.Limits(max_connections=in_flight + 1)
-        async with httpx.AsyncClient(timeout=1800, limits=limits) as http:
+        async with _session(in_flight) as http:
             await asyncio.gather(*(go_on(http) for _ in range(in_flight)))
         return answers
 
     async def beside(self, others: Sequence[Asked], long: Asked) -> tuple[list[Answered], Answered]:
         """The answers to `others`, and to a long prompt that is sent when each of them is well under way."""
-        async with httpx.AsyncClient(timeout=1800, limits=httpx.Limits(max_connections=len(others) + 1)) as http:
+        async with _session(len(others) + 1) as http:
             noted: list[list[float]] = [[] for _ in others]
             running = [asyncio.create_task(self.ask(http, *each)) for each in zip(others, noted, strict=True)]
             while any(len(pieces) < BEFORE_LONG for pieces in noted) and not all(task.done() for task in running):
                 await asyncio.sleep(0.01)
             answer = await self.ask(http, long)
             return list(await asyncio.gather(*running)), answer
+
+
+def _session(connections: int) -> aiohttp.ClientSession:
+    """A client whose parser is not written in Python: the load has the same cores as the server."""
+    connector = aiohttp.TCPConnector(limit=connections)
+    return aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=1800))
 
 
 def _text(event: dict[str, Any]) -> str:
