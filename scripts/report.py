@@ -137,13 +137,8 @@ def difference_counts(difference: Difference) -> str:
     if difference.is_empty:
         return f"No changes: release {release} is in use."
     against = f"against {difference.current}" if difference.current else "the first one"
-    sends = [part.plan for part in difference.parts if part.plan is not None and not part.is_there]
-    counts = {
-        name: sum(len(getattr(plan, name)) for plan in sends)
-        for name in ("added", "changed", "removed", "unchanged", "copied")
-    }
-    shown = ", ".join(f"{count} {name}" for name, count in counts.items())
-    sent = f"{shown}; {size(difference.bytes_to_send)} to send" if sends else "everything is on the share already"
+    sends = [part for part in difference.parts if part.plan is not None and not part.is_there]
+    sent = _sync_counts(sends) if sends else "everything is on the share already"
     return f"Release {release} ({against}): {sent}."
 
 
@@ -320,23 +315,22 @@ def _plan_counts(plan: Plan) -> str:
     return f"{sentence}{plan.unchanged} as the template asks{untouched}.{noise}"
 
 
-def _sync_counts(sync: SyncPlan, bytes_to_send: int) -> str:
-    if sync.is_empty:
-        return f"No changes: {_counted(len(sync.unchanged), 'file')} on the share as here."
-    return (
-        f"{len(sync.added)} added, {len(sync.changed)} changed, {len(sync.removed)} removed, "
-        f"{len(sync.unchanged)} unchanged, {len(sync.copied)} copied; {size(bytes_to_send)} to send."
-    )
+def _sync_counts(parts: Sequence[Part]) -> str:
+    """How many files of what kind, and how much of them is sent."""
+    plans = [part.plan for part in parts if part.plan is not None]
+    counts = [
+        f"{sum(len(getattr(plan, name)) for plan in plans)} {name}"
+        for name in ("added", "changed", "removed", "unchanged", "copied")
+    ]
+    again = sum(part.bytes_sent_again for part in parts)
+    # A release's folder is new: what did not change has to come into it, too.
+    unchanged = f", {size(again)} of it unchanged" if again else ""
+    return f"{', '.join(counts)}; {size(sum(part.bytes_to_send for part in parts))} to send{unchanged}"
 
 
 def _part_head(part: Part) -> str:
     if part.plan is not None:
-        counts = (
-            _sync_counts(part.plan, part.bytes_to_send)
-            if not part.is_there
-            else f"{part.after} is on the share already."
-        )
-        return f"{part.name}: {counts}"
+        return f"{part.name}: {f'{part.after} is on the share already' if part.is_there else _sync_counts([part])}."
     return f"{part.name}: {part.before or 'none'} -> {part.after or 'none'}"
 
 

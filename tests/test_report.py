@@ -155,6 +155,10 @@ def test_a_difference() -> None:
     files = value["parts"][0]["files"]
     assert files["added"] == [{"path": "inference/new.py", "bytes": 1500, "sha256": "aa"}]
     assert value["bytes_to_send"] == files["bytes_to_send"] == 1510
+    again = Difference(
+        RELEASE, "0", (Part("code", "releases/0", "releases/1", SYNC, is_there=False, bytes_sent_again=7),)
+    )
+    assert "copied; 1.5 kB to send, 7 B of it unchanged.\n" in report.difference_text(again)
     empty = Difference(RELEASE, "1", ())
     assert report.difference_text(empty) == "No changes: release 1 is in use."
     assert report.difference_markdown(empty) == "No changes: release 1 is in use.\n"
