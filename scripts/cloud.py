@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import ssl
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from scripts import errors, service_errors
 from scripts.environment import PLACEHOLDER, Environment
 from scripts.errors import BadInput, CloudError, Problem
+from scripts.file_credentials import AccessSignature, AccountKey, EntraToken, FileCredential
+from scripts.files import ShareClient
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from azure.mgmt.resource.deployments import DeploymentsMgmtClient
     from azure.mgmt.resource.resources import ResourceManagementClient
     from azure.mgmt.storage import StorageManagementClient
-    from azure.storage.fileshare import ContentSettings, ExponentialRetry
-    from azure.storage.fileshare import ShareClient as ShareClient
-    from azure.storage.fileshare import ShareFileClient as ShareFileClient
 
 Role = Literal["deploy", "what_if"]
 
@@ -50,17 +48,13 @@ STAND_IN_FILE = Path(".local/stand-in.json")
 RETRIES = {"retry_total": 6, "retry_connect": 2, "retry_read": 3, "retry_status": 6, "retry_backoff_factor": 0.5}
 TIMEOUTS = {"connection_timeout": 10, "read_timeout": 120}
 
-KEY_VARIABLES = ("AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN")
+KEY_VARIABLE = "AZURE_STORAGE_KEY"
+SIGNATURE_VARIABLE = "AZURE_STORAGE_SAS_TOKEN"
 ACCOUNT_VARIABLE = "AZURE_STORAGE_ACCOUNT"
 """Where the Azure CLI, too, takes an account's key or signature from, and the account that they are for."""
 
-FILE_CONNECTIONS = 40
-"""How many connections to the file service are kept: for share.PARALLEL_REQUESTS, upload.PARALLEL_LARGE_FILES, and the
-lease that is renewed meanwhile."""
-
-_THROTTLED_RETRIES = 5
-_SECONDS_LEFT = "seconds_left"
-FILE_TIMEOUTS: dict[str, Any] = {"connection_timeout": 10, "read_timeout": 60}
+FILE_SCOPE = "https://storage.azure.com/.default"
+"""What a token is for that opens file shares, in every cloud."""
 
 
 @dataclass(frozen=True)
@@ -195,20 +189,23 @@ class Clients:
         the share, and the account must allow it, because a container app can mount the share in no other way. An
         identity that may not list keys uses its token, for which it needs Storage File Data Privileged Contributor.
         """
-        credential: Any = self._given_key_or_signature(account)
-        if credential is None:
-            try:
-                credential = self.account_key(account)
-            except errors.Forbidden:
-                credential = self._credential
         address = self.cloud.file_endpoint.format(account=account)
-        return self._keep(share_client(address, share_name, credential, self.cloud.certificate))
+        credential = self._given_key_or_signature(account) or self._key_or_token(account)
+        return self._keep(ShareClient(address, share_name, credential, self.cloud.certificate))
 
-    def _given_key_or_signature(self, account: str) -> str | None:
+    def _given_key_or_signature(self, account: str) -> FileCredential | None:
         if self._variables.get(ACCOUNT_VARIABLE, account) != account:
             return None
-        given = (self._variables.get(name) for name in KEY_VARIABLES)
-        return next((value for value in given if value), None)
+        key, signature = (self._variables.get(name) for name in (KEY_VARIABLE, SIGNATURE_VARIABLE))
+        if key:
+            return AccountKey(account, key)
+        return AccessSignature(signature) if signature else None
+
+    def _key_or_token(self, account: str) -> FileCredential:
+        try:
+            return AccountKey(account, self.account_key(account))
+        except errors.Forbidden:
+            return file_token(self._credential)
 
     def account_key(self, account: str) -> str:
         """The storage account's first key. A secret: pass it on, never print it. Raises CloudError."""
@@ -267,93 +264,15 @@ def connect(
     return Clients(cloud, environment, _credential(cloud, environment, role, assertion, variables), variables)
 
 
-def share_client(address: str, share_name: str, credential: Any, certificate: Path | None = None) -> ShareClient:
-    """A client of one file share of the account at the address, over connections that are kept.
+def file_token(credential: TokenCredential) -> EntraToken:
+    """The identity's tokens, as the file service wants them."""
 
-    credential is an account key, a SAS or an identity; certificate a PEM file to trust in place of the machine's list.
-    """
-    from azure.core.pipeline.transport import RequestsTransport
-    from azure.storage.fileshare import ShareClient
+    def fetch(what: str) -> tuple[str, float]:
+        with translated(what):
+            token = credential.get_token(FILE_SCOPE)
+        return token.token, token.expires_on
 
-    from scripts.connections import KeptConnections
-
-    kept = KeptConnections(address, FILE_CONNECTIONS, True if certificate is None else str(certificate))
-    return ShareClient(
-        address,
-        share_name,
-        credential=credential,
-        token_intent=None if isinstance(credential, str) else "backup",
-        transport=RequestsTransport(session=kept, **FILE_TIMEOUTS),
-        retry_policy=_file_retries(),
-    )
-
-
-def within(seconds_left: Callable[[], float] | None) -> dict[str, Any]:
-    """The options of a request to the file service that may only be sent for so long, as under a lease.
-
-    seconds_left is asked before each attempt, which waits for no answer longer than that; what it raises ends the
-    request. None for a request without such a limit.
-    """
-    return {} if seconds_left is None else {_SECONDS_LEFT: seconds_left}
-
-
-def _file_retries() -> ExponentialRetry:
-    """How the file client retries: the storage SDK's way, but as long after as the service says.
-
-    Throttled requests, too, which the SDK takes for answers; and none beyond the time that `within` leaves it.
-    """
-    from azure.storage.fileshare import ExponentialRetry
-
-    class Retries(ExponentialRetry):
-        def send(self, request: Any) -> Any:
-            request.context[_SECONDS_LEFT] = request.context.options.pop(_SECONDS_LEFT, None)
-            response: Any = super().send(request)  # type: ignore[no-untyped-call]
-            for attempt in range(_THROTTLED_RETRIES):
-                if response.http_response.status_code != 429:
-                    break
-                told = _retry_after(response.http_response)
-                time.sleep(2.0**attempt if told is None else told)
-                response = super().send(request)  # type: ignore[no-untyped-call]
-            return response
-
-        def configure_retries(self, request: Any) -> dict[str, Any]:
-            _limit(request)
-            return {**super().configure_retries(request), "attempted": request}
-
-        def increment(self, settings: dict[str, Any], request: Any, response: Any = None, error: Any = None) -> bool:
-            settings["told"] = None if response is None else _retry_after(response)
-            return super().increment(settings, request, response, error)
-
-        def sleep(self, settings: dict[str, Any], transport: Any) -> None:
-            if settings["told"] is None:
-                super().sleep(settings, transport)  # type: ignore[no-untyped-call]
-            else:
-                transport.sleep(settings["told"])
-            _limit(settings["attempted"])
-
-    # Seconds; the SDK's own first wait would be 15.
-    return Retries(initial_backoff=1, increment_base=2, random_jitter_range=1, retry_total=5)
-
-
-def _limit(request: Any) -> None:
-    """Have the attempt that comes now end within the time that is left to the request, if that is limited."""
-    seconds_left = request.context[_SECONDS_LEFT]
-    if seconds_left is not None:
-        half = seconds_left() / 2  # to connect, and to wait for the answer
-        request.context.options.update({name: min(seconds, half) for name, seconds in FILE_TIMEOUTS.items()})
-
-
-def _retry_after(response: Any) -> int | None:
-    """The seconds to wait that an answer tells; None when it tells none."""
-    told = str(response.headers.get("Retry-After", ""))
-    return int(told) if told.isdecimal() else None
-
-
-def content_md5(digest: bytes) -> ContentSettings:
-    """The settings that give a file its content MD5 and nothing else that matters."""
-    from azure.storage.fileshare import ContentSettings
-
-    return ContentSettings(content_type="application/octet-stream", content_md5=bytearray(digest))
+    return EntraToken(fetch)
 
 
 def _credential(
@@ -419,31 +338,18 @@ def _translate(error: AzureError, what: str) -> CloudError:
         if "AADSTS" in error.message:
             return service_errors.from_sign_in(what, error.message)
         status = error.status_code
-        body = _body(error.response)
-        code = getattr(error, "error_code", None)
-        if not service_errors.causes(body) and code is not None:
-            # Azure Files answers XML, and nothing but a header to HEAD; its client leaves the code on the error.
-            body = {"code": str(getattr(code, "value", code)), "message": error.message.splitlines()[0]}
-        return service_errors.from_body(what, body, status, fallback=error.message)
+        return service_errors.from_body(what, _body(error.response), status, fallback=error.message)
     network = (exceptions.ServiceRequestError, exceptions.ServiceResponseError)
     if isinstance(error, exceptions.ClientAuthenticationError):
         # A credential wraps what keeps it from the token endpoint.
         if not isinstance(error.__cause__, network):
             return service_errors.from_sign_in(what, error.message)
         what = f"signing in, before {what},"
-    what = what[:1].upper() + what[1:]
     if _is_about_trust(error):
-        return errors.Untrusted(
-            f"{what} failed: the server's certificate is not trusted ({_innermost(error)})",
-            "Check that no proxy replaces certificates (REQUESTS_CA_BUNDLE names the ones to trust); "
-            "for the environment `local`: make local",
-        )
+        return service_errors.untrusted(what, _innermost(error))
     if isinstance(error, network) or isinstance(error.__cause__, network):
-        return errors.Unreachable(
-            f"{what} failed: there was no answer ({_innermost(error)})",
-            "Check the network and its proxy; for the environment `local`, start the stand-in: make local",
-        )
-    return CloudError(f"{what} failed: {error.message}", service_errors.UNKNOWN.next_step)
+        return service_errors.no_answer(what, _innermost(error))
+    return CloudError(f"{what[:1].upper()}{what[1:]} failed: {error.message}", service_errors.UNKNOWN.next_step)
 
 
 def _body(response: Any) -> Any:

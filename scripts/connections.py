@@ -1,43 +1,194 @@
-"""Connections to one service that are opened once and kept, for many small requests at a time.
+"""Connections to one address that are opened once and kept, for many requests at a time from many threads.
 
-A session of `requests` reads the process environment, merges settings and follows redirects anew for each request; the
-SDK uses none of it. This one looks at them once: half of the processor time of a small request, and no handshake but
-the first of each connection (docs/benchmarks.md). Knows neither Azure nor what is sent.
+HTTP/1.1 by the standard library alone, whose import costs a fifth of that of `requests` (docs/benchmarks.md). Knows
+neither Azure nor what is sent; never retries, never redirects.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+import contextlib
+import http.client
+import os
+import select
+import socket
+import ssl
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit
 
-import requests
-from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
+from scripts.errors import BadInput, Problem
+
+TRUST_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+"""Each names a PEM file, or a folder, with the certificates to trust; the first that is set counts."""
+
+_SENT_AT_ONCE_BYTES = 256 * 1024
+"""How much has to leave within the time for one answer, so that a large request does not fail on a slow line."""
 
 
-class KeptConnections(requests.Session):
-    """A session for requests to one address, from up to `connections` threads at once.
+@dataclass(frozen=True)
+class Answer:
+    """An answer that was read whole. The headers' names are in lower case."""
 
-    Proxies and trust are those that the process environment says for the address when it is made (HTTPS_PROXY,
-    NO_PROXY, REQUESTS_CA_BUNDLE), unless `verify` names the certificates to trust. Never retries, never redirects:
-    that is the caller's. Raises what `requests` raises.
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    content: bytes
+
+
+class Connections:
+    """Connections to the address (scheme, host, port), of which up to `kept` wait for the next request.
+
+    certificate is a PEM file to trust in place of TRUST_VARIABLES, certifi and the machine's own list. Goes through the
+    proxy that the process environment has for the address (HTTPS_PROXY, NO_PROXY). Raises BadInput when the process
+    environment names certificates or a proxy that cannot be used.
     """
 
-    def __init__(self, address: str, connections: int, verify: str | bool = True) -> None:
-        super().__init__()
-        settings = self.merge_environment_settings(address, {}, False, verify, None)
-        self._options = {name: settings[name] for name in ("proxies", "verify", "cert")}
-        self._adapter = HTTPAdapter(pool_maxsize=connections, max_retries=0)
-        self.mount("https://", self._adapter)
-        self.mount("http://", self._adapter)
+    def __init__(self, address: str, kept: int, certificate: Path | None = None) -> None:
+        parts = urlsplit(address)
+        self._host, self._port = parts.hostname or "", parts.port
+        self._context = _trusting(certificate) if parts.scheme == "https" else None
+        self._proxy = _proxy_of(parts)
+        # To a server that is asked in the clear, a proxy is told the whole address in each request.
+        self._before_target = f"{parts.scheme}://{parts.netloc}" if self._proxy and self._context is None else ""
+        self._kept = kept
+        self._idle: deque[http.client.HTTPConnection] = deque()
 
-    def request(  # type: ignore[override]
-        self, method: str, url: str, *, headers: Any, data: Any, timeout: Any, stream: bool = False, **_: Any
-    ) -> requests.Response:
-        """Send what the SDK's transport has prepared (RequestsTransport.send), as it is."""
-        prepared = requests.PreparedRequest()
-        prepared.method, prepared.url, prepared.body = method, url, data
-        prepared.headers = CaseInsensitiveDict(headers)
-        response = self._adapter.send(prepared, stream=True, timeout=timeout, **self._options)
-        if not stream:
-            response.content  # noqa: B018  reading it whole gives the connection back
-        return response
+    def request(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        content: bytes = b"",
+        *,
+        connect_seconds: float,
+        answer_seconds: float,
+    ) -> Answer:
+        """Send a request and read its answer whole. target is the path with its query, encoded.
+
+        connect_seconds is the longest to wait for a connection, answer_seconds for each sign of life after that.
+        Raises OSError or http.client.HTTPException when there is no whole answer.
+        """
+        connection = self._take()
+        try:
+            if connection.sock is None:
+                connection.timeout = connect_seconds
+                connection.connect()
+            connection.sock.settimeout(answer_seconds)
+            lengths = {"Content-Length": str(len(content))} if content or method == "PUT" else {}
+            # A server that refuses need not read all that is sent, and its answer is waiting then.
+            with contextlib.suppress(BrokenPipeError):
+                connection.request(method, self._before_target + target, _pieces(content), {**headers, **lengths})
+            response = connection.getresponse()
+            told = {name.lower(): value for name, value in response.getheaders()}
+            answer = Answer(response.status, response.reason, told, response.read())
+        except BaseException:
+            connection.close()
+            raise
+        if len(self._idle) < self._kept:
+            self._idle.append(connection)
+        else:
+            connection.close()
+        return answer
+
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take(self) -> http.client.HTTPConnection:
+        """A connection that was used a moment ago, or a new one; it may have to be opened."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            return self._new()
+        if connection.sock is not None and _has_ended(connection.sock):
+            connection.close()
+        return connection
+
+    def _new(self) -> http.client.HTTPConnection:
+        host, port = (self._host, self._port) if self._proxy is None else (self._proxy.hostname, self._proxy.port)
+        if self._context is None:
+            return http.client.HTTPConnection(host or "", port or 80)
+        if self._proxy is None:
+            return http.client.HTTPSConnection(host or "", port, context=self._context)
+        connection = http.client.HTTPSConnection(host or "", port or 80, context=self._context)
+        connection.set_tunnel(self._host, self._port or 443, _proxy_headers(self._proxy))
+        return connection
+
+
+def _pieces(content: bytes) -> Iterator[memoryview] | bytes | None:
+    if len(content) <= _SENT_AT_ONCE_BYTES:
+        return content or None
+    view = memoryview(content)
+    return (view[begin : begin + _SENT_AT_ONCE_BYTES] for begin in range(0, len(content), _SENT_AT_ONCE_BYTES))
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    """Whether the far side has closed a connection on which no answer is due: only then is there something to read."""
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        return bool(poll.poll(0))
+    return bool(select.select([connection], [], [], 0)[0])
+
+
+def _trusting(certificate: Path | None) -> ssl.SSLContext:
+    named = next(((name, os.environ[name]) for name in TRUST_VARIABLES if os.environ.get(name)), None)
+    if certificate is None and named is None:
+        with contextlib.suppress(ImportError):
+            import certifi
+
+            return ssl.create_default_context(cafile=certifi.where())
+        return ssl.create_default_context()
+    file, variable = (certificate, "") if certificate is not None or named is None else (Path(named[1]), named[0])
+    assert file is not None
+    try:
+        if file.is_dir():
+            return ssl.create_default_context(capath=file)
+        return ssl.create_default_context(cafile=file)
+    except OSError as error:  # an ssl.SSLError for what is no certificate is one, too
+        what = f"the certificates to trust cannot be read ({error.strerror or error})"
+        next_step = f"Correct {variable}" if variable else "Start the stand-in anew: make local"
+        raise BadInput([Problem(str(file), variable, None, what, next_step)]) from None
+
+
+def _proxy_of(address: SplitResult) -> SplitResult | None:
+    """The proxy that the process environment, or a desktop's settings, have for the address; None for none."""
+    if sys.platform not in ("darwin", "win32") and not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None
+    # Only now: importing it costs as much as all the rest.
+    from urllib.request import getproxies, proxy_bypass
+
+    proxies = getproxies()
+    named = proxies.get(address.scheme) or proxies.get("all")
+    host = address.hostname or ""
+    if not named or proxy_bypass(f"{host}:{address.port}" if address.port else host) or _is_in(host, proxies.get("no")):
+        return None
+    proxy = urlsplit(named if "://" in named else f"http://{named}")
+    if proxy.scheme != "http" or not proxy.hostname:
+        variable = f"{address.scheme.upper()}_PROXY"
+        what = "the proxy's address does not begin with http://, and no other is spoken to"
+        raise BadInput([Problem(None, variable, None, what, "Write it as http://HOST:PORT")])
+    return proxy
+
+
+def _is_in(host: str, networks: str | None) -> bool:
+    """Whether the host is an address of one of the networks (10.0.0.0/8) of a NO_PROXY."""
+    from ipaddress import ip_address, ip_network
+
+    for network in (networks or "").split(","):
+        with contextlib.suppress(ValueError):
+            if "/" in network and ip_address(host) in ip_network(network.strip(), strict=False):
+                return True
+    return False
+
+
+def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    person = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(person.encode()).decode()}"}

@@ -9,16 +9,13 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scripts import release as releases
 from scripts import share as share_module
 from scripts.bundle import FileEntry, LocalFile
+from scripts.files import ShareClient
 from scripts.release import ADAPTERS, RELEASES, Package, Release
 from scripts.share import SyncPlan
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
 
 LONGEST_TEXT_BYTES = 64 * 1024
 """A longer file is no text to be read as a difference."""

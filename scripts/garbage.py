@@ -11,18 +11,16 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from scripts import cloud, history
+from scripts import history
 from scripts import release as releases
 from scripts import share as share_module
 from scripts.errors import CloudError, InferopsError
+from scripts.files import ShareClient
 from scripts.history import Entry
 from scripts.lock import Lock
 from scripts.release import ADAPTERS, RELEASES, Current
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
 
 REMOVED = ".removed-"
 """What a folder's name begins with once it is on its way out."""
@@ -185,8 +183,7 @@ def _measured(share: ShareClient, kind: Kind, folder: str) -> Item:
 def _delete_folder(share: ShareClient, folder: str) -> None:
     """Delete an empty folder; one that is not there is as good as deleted."""
     try:
-        with cloud.translated(f"deleting the folder {folder} on the share"):
-            share.get_directory_client(folder).delete_directory()
+        share.delete_directory(folder)
     except CloudError as error:
         if error.status != 404:
             raise

@@ -14,16 +14,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from scripts import release as releases
 from scripts import share as share_module
 from scripts.errors import CloudError, InferopsError, Locked
+from scripts.files import ShareClient
 from scripts.lock import Lock
 from scripts.release import RELEASES, Current, Release
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
 
 FILE = f"{RELEASES}/history.jsonl"
 

@@ -9,24 +9,14 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
 
-from scripts import cloud
 from scripts.errors import CloudError, Locked
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
+from scripts.files import ShareClient
 
 LEASE_SECONDS = 60
 """How long a lease lives without a renewal: the longest that a share's lease may be finite (REST: Lease Share)."""
 
 _LOOK_AGAIN_SECONDS = 1.0
-
-
-class _Lease(Protocol):
-    def renew(self) -> None: ...
-
-    def release(self) -> None: ...
 
 
 class Lock:
@@ -51,7 +41,7 @@ class Lock:
         self._lease_seconds = lease_seconds
         self._holder = holder
         self._say = say
-        self._lease: _Lease | None = None
+        self._lease: str | None = None
         self._held_until = 0.0
         self._stop = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
@@ -81,8 +71,7 @@ class Lock:
         if self._lease is None:
             return
         try:
-            with cloud.translated("releasing the lease on the share"):
-                self._lease.release()
+            self._share.release_lease(self._lease)
         except CloudError as failure:
             # What was to be done under the lease is done or failed by itself; the lease ends without us.
             self._say(f"the lease on the share was not released and ends by itself: {failure.message}")
@@ -108,9 +97,7 @@ class Lock:
     def _acquire(self) -> bool:
         asked_at = _now()
         try:
-            # The SDK proposes the lease's id, so that its own repetition of a request whose answer was lost succeeds.
-            with cloud.translated("taking the lease on the share"):
-                self._lease = self._share.acquire_lease(lease_duration=self._lease_seconds)
+            self._lease = self._share.acquire_lease(self._lease_seconds)
         except CloudError as error:
             if error.code == "LeaseAlreadyPresent":
                 return False
@@ -122,8 +109,7 @@ class Lock:
         while self._lease is not None and not self._stop.wait(self._lease_seconds / 4):
             asked_at = _now()
             try:
-                with cloud.translated("renewing the lease on the share"):
-                    self._lease.renew()
+                self._share.renew_lease(self._lease)
             except CloudError as error:
                 if error.status in (409, 412):
                     self._held_until = 0.0  # somebody broke the lease, and it may be another's by now

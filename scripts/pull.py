@@ -13,17 +13,13 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
-from scripts import cloud
 from scripts import share as share_module
 from scripts.bundle import FileEntry
 from scripts.errors import BadInput, InferopsError, Problem
+from scripts.files import ShareClient
 from scripts.progress import Progress
 from scripts.release import ADAPTERS, MANIFEST, RELEASES, Release
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
 
 
 def check_empty(folder: Path) -> None:
@@ -144,8 +140,8 @@ def _download_all(
 def _download(share: ShareClient, path: str, entry: FileEntry, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with target.open("wb") as stream, cloud.translated(f"reading {path} on the share"):
-        for chunk in share.get_file_client(path).download_file().chunks():
+    with target.open("wb") as stream:
+        for chunk in share_module.read_in_ranges(share, path):
             digest.update(chunk)
             stream.write(chunk)
     if digest.hexdigest() != entry.sha256:

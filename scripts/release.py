@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scripts import bundle as bundle_module
 from scripts import share as share_module
@@ -28,12 +28,10 @@ from scripts import upload as upload_module
 from scripts.bundle import FileEntry, LocalFile
 from scripts.environment import RESERVED_ADAPTER_NAME
 from scripts.errors import BadInput, InferopsError, Problem
+from scripts.files import ShareClient
 from scripts.lock import Lock
 from scripts.progress import Progress
 from scripts.share import SyncPlan
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
 
 CURRENT = "current"
 RELEASES = "releases"

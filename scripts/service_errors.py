@@ -224,6 +224,23 @@ def from_sign_in(what: str, message: str) -> CloudError:
     )
 
 
+def no_answer(what: str, reason: str) -> CloudError:
+    """The error for a service that does not answer; reason is what the network says."""
+    return errors.Unreachable(
+        f"{what[:1].upper()}{what[1:]} failed: there was no answer ({reason})",
+        "Check the network and its proxy; for the environment `local`, start the stand-in: make local",
+    )
+
+
+def untrusted(what: str, reason: str) -> CloudError:
+    """The error for a server whose certificate is not one to trust; reason says why."""
+    return errors.Untrusted(
+        f"{what[:1].upper()}{what[1:]} failed: the server's certificate is not trusted ({reason})",
+        "Check that no proxy replaces certificates (REQUESTS_CA_BUNDLE names the ones to trust); "
+        "for the environment `local`: make local",
+    )
+
+
 def causes(body: Any) -> list[Cause]:
     """The innermost errors of a body, in order; a body may nest them in details, or as JSON text in a message."""
     found: list[Cause] = []

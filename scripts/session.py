@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scripts import cloud, deployment, environment, github, keys, publish, template
 from scripts.cloud import Clients, Role
@@ -23,13 +22,11 @@ from scripts.deployment import Outputs
 from scripts.endpoint import Endpoint, fits_header
 from scripts.environment import Environment
 from scripts.errors import BadInput, CloudError, NotFound, Problem
+from scripts.files import ShareClient
 from scripts.history import Who
 from scripts.keys import Keys
 from scripts.replica import App
 from scripts.template import Template
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
 
 
 class Session:

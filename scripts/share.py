@@ -11,21 +11,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
-from scripts import cloud
 from scripts.bundle import FileEntry, LocalFile
 from scripts.errors import CloudError
-
-if TYPE_CHECKING:
-    from azure.storage.fileshare import FileProperties
-
-    from scripts.cloud import ShareClient
+from scripts.file_answers import FileProperties
+from scripts.files import ShareClient
 
 PARALLEL_REQUESTS = 32
 """Requests in flight at once; more makes small files no faster (docs/benchmarks.md, at 30 ms per request)."""
@@ -102,12 +97,11 @@ def read_remote(share: ShareClient, folder: str, *, sizes: Container[int] | None
             level = [path for path, size in items if size is None]
 
         def entry(path: str) -> FileEntry:
-            with cloud.translated(f"reading the properties of {join(folder, path)}"):
-                properties = share.get_file_client(join(folder, path)).get_file_properties()
+            properties = share.get_file_properties(join(folder, path))
             # A copy has its source's MD5 from the start.
-            copying = properties.copy.status not in (None, "success")
-            complete = properties.content_settings.content_md5 is not None and not copying
-            digest = (properties.metadata or {}).get(HASH_METADATA, "") if complete else ""
+            copying = properties.copy_status not in (None, "success")
+            complete = properties.content_md5 is not None and not copying
+            digest = properties.metadata.get(HASH_METADATA, "") if complete else ""
             return FileEntry(path, found[path], digest)
 
         return tuple(pool.map(entry, sorted(found)))
@@ -116,25 +110,32 @@ def read_remote(share: ShareClient, folder: str, *, sizes: Container[int] | None
 def list_folder(share: ShareClient, folder: str) -> list[tuple[str, int | None]]:
     """(name, bytes) of what lies directly in a folder, bytes None for a folder; empty when it does not exist."""
     try:
-        with cloud.translated(f"listing the folder '{folder or '/'}' of the share"):
-            items = list(share.get_directory_client(folder or None).list_directories_and_files())
+        return share.list_directories_and_files(folder)
     except CloudError as error:
         if _is_missing(error):
             return []
         raise
-    return [(item.name, None if item.is_directory else int(item["size"])) for item in items]
 
 
 def read_small_file(share: ShareClient, path: str) -> SmallFile | None:
     """A small file on the share (one request); None when it or its folder does not exist."""
     try:
-        with cloud.translated(f"reading {path} on the share"):
-            download = share.get_file_client(path).download_file()
-            return SmallFile(bytes(download.readall()), dict(download.properties.metadata or {}))
+        return SmallFile(*share.get_file(path))
     except CloudError as error:
         if _is_missing(error):
             return None
         raise
+
+
+def read_in_ranges(share: ShareClient, path: str) -> Iterator[bytes]:
+    """The content of a file of any size, piece by piece: not of one moment, should somebody write into it meanwhile."""
+    first, size = 0, 1
+    while first < size:
+        content, size = share.get_range(path, first, RANGE_BYTES)
+        if not content:
+            return
+        yield content
+        first += len(content)
 
 
 def write_small_file(
@@ -147,7 +148,8 @@ def write_small_file(
 ) -> None:
     """Create or replace a file of up to 4 MiB in one request: a reader sees the old content or the new.
 
-    metadata is kept with the file, beside the SHA-256 of its content. seconds_left limits the request (cloud.within).
+    metadata is kept with the file, beside the SHA-256 of its content. seconds_left limits the request
+    (ShareClient.within).
     """
     hashed = {**(metadata or {}), HASH_METADATA: hashlib.sha256(content).hexdigest()}
     create_file(share, path, content, hashed, seconds_left=seconds_left)
@@ -165,42 +167,37 @@ def create_file(
 
     The service checks what arrives against the MD5 that goes with it, and keeps the MD5 with the file.
     """
-    digest = base64_md5(content)
-    data = None if is_zero(content) else content
     made = time_of_making()
-    headers = {"x-ms-content-md5": digest} | ({"Content-MD5": digest} if data else {})
-    with cloud.translated(f"writing {path} on the share"):
-        share.get_file_client(path).create_file(
-            len(content),
-            data=data,
-            headers=headers,
-            metadata=dict(metadata),
-            file_creation_time=made,
-            file_last_write_time=made,
-            **cloud.within(seconds_left),
-        )
+    share.within(seconds_left).create_file(
+        path,
+        len(content),
+        b"" if is_zero(content) else content,
+        metadata=metadata,
+        content_md5=base64_md5(content),
+        created=made,
+        last_written=made,
+    )
 
 
-def time_of_making() -> datetime:
+def time_of_making() -> str:
     """When a file is made that is made now: to be its time of creation, and of its last write once it is whole."""
-    return datetime.now(timezone.utc).replace(microsecond=0)
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.0000000Z")
 
 
 def holds_untouched(properties: FileProperties, entry: FileEntry) -> bool:
     """Whether a file is what an upload made of this entry, and nobody has written into it since."""
     return (
-        properties.size == entry.bytes
-        and (properties.metadata or {}).get(HASH_METADATA) == entry.sha256
-        and properties.content_settings.content_md5 is not None
-        and properties.last_write_time == properties.creation_time
+        properties.bytes == entry.bytes
+        and properties.metadata.get(HASH_METADATA) == entry.sha256
+        and properties.content_md5 is not None
+        and properties.last_written == properties.created
     )
 
 
 def delete_file(share: ShareClient, path: str, *, seconds_left: Callable[[], float] | None = None) -> None:
-    """Delete a file; one that is not there is as good as deleted. seconds_left limits the request (cloud.within)."""
+    """Delete a file; one that is not there is as good as deleted. seconds_left as in ShareClient.within."""
     try:
-        with cloud.translated(f"deleting {path} on the share"):
-            share.get_file_client(path).delete_file(**cloud.within(seconds_left))
+        share.within(seconds_left).delete_file(path)
     except CloudError as error:
         if not _is_missing(error):
             raise
@@ -209,8 +206,7 @@ def delete_file(share: ShareClient, path: str, *, seconds_left: Callable[[], flo
 def delete_empty_folder(share: ShareClient, folder: str) -> None:
     """Delete a folder unless something is in it; one that is not there is as good as deleted."""
     try:
-        with cloud.translated(f"deleting the folder {folder} on the share"):
-            share.get_directory_client(folder).delete_directory()
+        share.delete_directory(folder)
     except CloudError as error:
         if error.code != "DirectoryNotEmpty" and not _is_missing(error):
             raise
@@ -218,14 +214,12 @@ def delete_empty_folder(share: ShareClient, folder: str) -> None:
 
 def folder_exists(share: ShareClient, folder: str) -> bool:
     """Whether the folder is on the share (one request)."""
-    with cloud.translated(f"looking for the folder {folder} on the share"):
-        return bool(share.get_directory_client(folder).exists())
+    return _exists(lambda: share.get_directory_properties(folder))
 
 
 def file_exists(share: ShareClient, path: str) -> bool:
     """Whether the file is on the share (one request)."""
-    with cloud.translated(f"looking for {path} on the share"):
-        return bool(share.get_file_client(path).exists())
+    return _exists(lambda: share.get_file_properties(path))
 
 
 def make_folders(share: ShareClient, folders: Iterable[str], below: str = "") -> None:
@@ -248,11 +242,10 @@ def move_folder(
 ) -> None:
     """Give a folder its final name in one request, which the service does whole or not at all.
 
-    seconds_left limits the request (cloud.within).
+    seconds_left limits the request (ShareClient.within).
     """
     try:
-        with cloud.translated(f"renaming {source} to {target} on the share"):
-            share.get_directory_client(source).rename_directory(target, **cloud.within(seconds_left))
+        share.within(seconds_left).rename_directory(source, target)
     except CloudError as error:
         # The answer to a rename that succeeded may be lost; the repeated request then finds no source.
         if not (_is_missing(error) and folder_exists(share, target)):
@@ -307,11 +300,20 @@ def is_zero(content: bytes) -> bool:
 
 def _make_folder(share: ShareClient, folder: str) -> None:
     try:
-        with cloud.translated(f"creating the folder {folder} on the share"):
-            share.get_directory_client(folder).create_directory()
+        share.create_directory(folder)
     except CloudError as error:
         if error.code != "ResourceAlreadyExists":
             raise
+
+
+def _exists(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except CloudError as error:
+        if not _is_missing(error):
+            raise
+        return False
+    return True
 
 
 def _is_missing(error: CloudError) -> bool:

@@ -10,27 +10,25 @@ copy shows that somebody has written into it there. Knows no releases.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime
 from functools import partial
 from pathlib import PurePosixPath
 from types import TracebackType
-from typing import TYPE_CHECKING
 
-from scripts import cloud
+from scripts import files
 from scripts import share as share_module
 from scripts.bundle import FileEntry, LocalFile, shown
 from scripts.errors import CloudError, InferopsError
+from scripts.files import ShareClient
 from scripts.progress import Counter, Progress
-from scripts.share import HASH_METADATA, PARALLEL_REQUESTS, RANGE_BYTES, Copy, SyncPlan, is_zero, join
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient, ShareFileClient
+from scripts.share import HASH_METADATA, PARALLEL_REQUESTS, RANGE_BYTES, Copy, SyncPlan, base64_md5, is_zero, join
 
 PARALLEL_BYTES = 48 * 1024 * 1024
 """How much content is in memory at most, read and not yet sent: enough for a line of 1 Gbit/s and 300 ms."""
@@ -92,9 +90,9 @@ class _Upload:
 
     def remove(self) -> None:
         """The files that the local folder does not have, then the folders in which nothing is left."""
-        with _Requests() as requests:
+        with _Requests(self._share) as requests:
             for entry in self._plan.removed:
-                requests.submit(0, partial(share_module.delete_file, self._share, join(self._folder, entry.path)))
+                requests.submit(0, partial(share_module.delete_file, requests.share, join(self._folder, entry.path)))
         kept = {parent for entry in self._wanted + self._plan.unchanged for parent in _parents(entry)}
         emptied = {parent for entry in self._plan.removed for parent in _parents(entry)} - kept
         for folder in sorted(emptied, key=lambda folder: folder.count("/"), reverse=True):
@@ -120,42 +118,38 @@ class _Upload:
                     raise
                 refused.append(copied.entry)
 
-        with _Requests() as requests:
+        with _Requests(self._share) as requests:
             for copied in self._plan.copied:
                 requests.submit(0, partial(copy, copied))
         return refused
 
     def send(self, entries: Iterable[FileEntry]) -> None:
         """Send the files, small and large ones at the same time."""
-        with _Requests() as requests:
+        with _Requests(self._share) as requests:
             for entry in entries:
                 if entry.bytes > RANGE_BYTES:
                     requests.submit_large(partial(self._send_large, self._sources[entry.path], requests))
             for entry in entries:
                 if entry.bytes <= RANGE_BYTES:
-                    requests.submit(entry.bytes, partial(self._send_small, self._sources[entry.path]))
+                    requests.submit(entry.bytes, partial(self._send_small, self._sources[entry.path], requests))
 
     def _copy(self, copied: Copy, requests: _Requests) -> None:
         path = join(self._folder, copied.entry.path)
-        target = self._share.get_file_client(path)
-        with cloud.translated(f"copying {copied.source} to {path} on the share"):
-            source = self._share.get_file_client(copied.source).url
-            # With all that the source tells of itself, its hash and its times among it, which are looked at then.
-            target.start_copy_from_url(source, file_creation_time="source", file_last_write_time="source")
-            properties = target.get_file_properties()
-            while properties.copy.status == "pending":
-                requests.check()
-                time.sleep(_COPY_POLLING_SECONDS)
-                properties = target.get_file_properties()
-        if properties.copy.status != "success":
-            message = f"Copying {copied.source} ended as {properties.copy.status}."
+        # With all that the source tells of itself, its hash and its times among it, which are looked at then.
+        requests.share.copy_file(copied.source, path, created=files.SOURCE, last_written=files.SOURCE)
+        properties = requests.share.get_file_properties(path)
+        while properties.copy_status == "pending":
+            time.sleep(_COPY_POLLING_SECONDS)
+            properties = requests.share.get_file_properties(path)
+        if properties.copy_status != "success":
+            message = f"Copying {copied.source} ended as {properties.copy_status}."
             raise CloudError(message, "It is sent instead.", status=409)
         if not share_module.holds_untouched(properties, copied.entry):
             message = f"{copied.source} is no longer what was uploaded there."
             raise CloudError(message, "It is sent instead.", status=409)
         self._counter.add(copied.entry.path, copied.entry.bytes, files=1)
 
-    def _send_small(self, file: LocalFile) -> None:
+    def _send_small(self, file: LocalFile, requests: _Requests) -> None:
         """One request."""
         try:
             content = file.source.read_bytes()
@@ -164,26 +158,26 @@ class _Upload:
         if len(content) > RANGE_BYTES or hashlib.sha256(content).hexdigest() != file.entry.sha256:
             raise _changed(file)
         path = join(self._folder, file.entry.path)
-        share_module.create_file(self._share, path, content, {HASH_METADATA: file.entry.sha256})
+        share_module.create_file(requests.share, path, content, {HASH_METADATA: file.entry.sha256})
         sent_bytes = 0 if is_zero(content) else len(content)
         self._counter.add(file.entry.path, len(content), sent_bytes=sent_bytes, files=1)
 
     def _send_large(self, file: LocalFile, requests: _Requests) -> None:
-        client = self._share.get_file_client(join(self._folder, file.entry.path))
-        _LargeFile(client, file, requests, self._counter).send(may_be_there=file.entry.path in self._was_there)
+        large = _LargeFile(join(self._folder, file.entry.path), file, requests, self._counter)
+        large.send(may_be_there=file.entry.path in self._was_there)
 
 
 class _LargeFile:
     """One file that is sent in ranges; see the module."""
 
-    def __init__(self, client: ShareFileClient, file: LocalFile, requests: _Requests, counter: Counter) -> None:
-        self._client, self._file, self._requests, self._counter = client, file, requests, counter
-        self._what = f"uploading {'/'.join(client.file_path)}"
+    def __init__(self, path: str, file: LocalFile, requests: _Requests, counter: Counter) -> None:
+        self._path, self._file, self._requests, self._counter = path, file, requests, counter
+        self._share = requests.share
         self._waiting: deque[tuple[int, str, Future[None]]] = deque()
         """The ranges that are not known to be confirmed, each with its offset, which go up, and with the SHA-256 of
         what comes before it."""
         self._recorded = 0
-        self._made: str | datetime | None = None
+        self._made: str | None = None
 
     def send(self, *, may_be_there: bool) -> None:
         """Make the file whole. may_be_there: a part of it may be on the share."""
@@ -191,12 +185,8 @@ class _LargeFile:
         if before is not None and self._send_after(*before):
             return
         self._made = share_module.time_of_making()
-        with cloud.translated(self._what):
-            self._client.create_file(
-                self._file.entry.bytes,
-                metadata={HASH_METADATA: self._file.entry.sha256},
-                file_creation_time=self._made,
-            )
+        metadata = {HASH_METADATA: self._file.entry.sha256}
+        self._share.create_file(self._path, self._file.entry.bytes, metadata=metadata, created=self._made)
         self._send_after(0, "")
 
     def _send_after(self, sent: int, sent_sha256: str) -> bool:
@@ -232,29 +222,27 @@ class _LargeFile:
         while self._waiting:
             self._waiting[0][2].result()
             self._record(end, entry.sha256)
-        with cloud.translated(self._what):
-            self._client.set_http_headers(cloud.content_md5(md5.digest()), file_last_write_time=self._made)
+        content_md5 = base64.b64encode(md5.digest()).decode()
+        self._share.set_file_properties(self._path, content_md5=content_md5, last_written=self._made)
         self._counter.add(entry.path, 0, files=1)
         return True
 
     def _sent_before(self) -> tuple[int, str] | None:
         """How many bytes a cut off upload of this file has left on the share, and their SHA-256; None to begin anew."""
-        with cloud.translated(self._what):
-            properties = self._client.get_file_properties()
-        metadata, entry = properties.metadata or {}, self._file.entry
-        if metadata.get(HASH_METADATA) != entry.sha256 or properties.size != entry.bytes:
+        properties = self._share.get_file_properties(self._path)
+        metadata, entry = properties.metadata, self._file.entry
+        if metadata.get(HASH_METADATA) != entry.sha256 or properties.bytes != entry.bytes:
             return None
         sent = metadata.get(SENT_METADATA, "")
         confirmed = int(sent) if sent.isascii() and sent.isdigit() else 0
         is_end_of_a_range = confirmed % RANGE_BYTES == 0 or confirmed == entry.bytes
         if not 0 < confirmed <= entry.bytes or not is_end_of_a_range:
             return None
-        self._made = properties.creation_time
+        self._made = properties.created
         return confirmed, metadata.get(SENT_HASH_METADATA, "")
 
     def _send_range(self, content: bytes, offset: int) -> None:
-        with cloud.translated(self._what):
-            self._client.upload_range(content, offset, len(content), validate_content="md5")
+        self._share.put_range(self._path, offset, content, base64_md5(content))
         self._counter.add(self._file.entry.path, len(content), sent_bytes=len(content))
 
     def _record(self, end: int, sha256: str) -> None:
@@ -273,18 +261,19 @@ class _LargeFile:
                 SENT_METADATA: str(confirmed),
                 SENT_HASH_METADATA: confirmed_sha256,
             }
-            with cloud.translated(self._what):
-                self._client.set_file_metadata(metadata)
+            self._share.set_file_metadata(self._path, metadata)
             self._recorded = confirmed
 
 
 class _Requests:
     """Requests in flight, limited in number and in the bytes that they hold; leaving the block waits for all of them.
 
-    The first failure keeps everything else from being sent, and is raised when the block is left.
+    The first failure keeps everything else from being sent, also again, and is raised when the block is left. share is
+    the client for the requests.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, share: ShareClient) -> None:
+        self.share = share.within(self._seconds_left)
         self._pool = ThreadPoolExecutor(PARALLEL_REQUESTS, thread_name_prefix="request")
         self._large = ThreadPoolExecutor(PARALLEL_LARGE_FILES, thread_name_prefix="file")
         self._failure: BaseException | None = None
@@ -331,6 +320,10 @@ class _Requests:
         """Raise the failure, if there has been one."""
         if self._failure is not None:
             raise self._failure
+
+    def _seconds_left(self) -> float:
+        self.check()
+        return math.inf
 
     def _unless_failed(self, send: Callable[[], None]) -> None:
         if self._failure is not None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scripts import share as shares
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
+from scripts.files import ShareClient
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import azure.storage.fileshare
 import yaml
@@ -26,6 +26,7 @@ import yaml
 from scripts import history, publish, release, rollout, verbs
 from scripts import share as shares
 from scripts.deployment import Outputs
+from scripts.files import ShareClient
 from scripts.garbage import Garbage
 from scripts.lock import Lock
 from scripts.session import Session
@@ -35,9 +36,6 @@ from tests.nursery import Nursery, running_nursery
 from tests.share_on_stand_in import clients_of
 from tests.tiny_app import KEY, TinyApp, make_certificate, running_tiny_app
 from tests.tiny_resource_manager import APP, GROUP, SUBSCRIPTION, TinyResourceManager, replica, running_resource_manager
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
 
 BASE = "model-cache/demo-base"
 
@@ -97,7 +95,13 @@ class World:
         (self.root / "world.json").write_text(json.dumps(config))
         self.session = open_session(self.root, self.said.append)
         self._open.callback(self.session.close)
-        self.share.create_share()
+        self.sdk = azure.storage.fileshare.ShareClient(
+            f"{self.proxy.url}/{self.account}",
+            name,
+            credential=self.variables["AZURE_STORAGE_KEY"],
+            connection_verify=str(self.session.clients.cloud.certificate),
+        )
+        self.sdk.create_share()
         shares.make_folders(self.share, [BASE])
         shares.write_small_file(self.share, f"{BASE}/config.json", b"{}")
         self._restarted()
@@ -144,8 +148,8 @@ class World:
 
     def free(self) -> None:
         """Ends a lease that a dead process left; by itself it ends within a minute."""
-        if self.share.get_share_properties().lease.status == "locked":
-            azure.storage.fileshare.ShareLeaseClient(self.share).break_lease(lease_break_period=0)
+        if self.sdk.get_share_properties().lease.status == "locked":
+            azure.storage.fileshare.ShareLeaseClient(self.sdk).break_lease(lease_break_period=0)
 
     def current(self) -> str | None:
         """What a replica would find that starts now."""

@@ -1,19 +1,19 @@
-"""File shares of the stand-in for tests, reached as the command reaches them: through scripts/cloud.py and the SDK."""
+"""File shares of the stand-in for tests, reached as the command reaches them, and by the SDK beside it."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+from azure.storage.fileshare import ShareClient as SdkShareClient
 
 from scripts import cloud
 from scripts.cloud import Clients
 from scripts.environment import Environment, Model, ModelFolder, ProofSettings
+from scripts.files import ShareClient
 from tests.conftest import RunningStandIn
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
 
 ACCOUNT = "sharetests"
 RESOURCE_GROUP = "rg-shares"
@@ -65,6 +65,13 @@ def new_share(stand_in: RunningStandIn, name: str) -> Iterator[ShareClient]:
             ACCOUNT,
             {"location": "swedencentral", "kind": "StorageV2", "sku": {"name": "Standard_LRS"}},
         ).result()
-        share = clients.share(ACCOUNT, name)
-        share.create_share()
-        yield share
+        properties: Any = {"properties": {}}
+        clients.storage.file_shares.create(RESOURCE_GROUP, ACCOUNT, name, properties)
+        yield clients.share(ACCOUNT, name)
+
+
+def sdk_share(stand_in: RunningStandIn, name: str) -> SdkShareClient:
+    """The same share through the SDK's client."""
+    with clients_of(stand_in, RESOURCE_GROUP) as clients:
+        address, key = clients.cloud.file_endpoint.format(account=ACCOUNT), clients.account_key(ACCOUNT)
+    return SdkShareClient(address, name, credential=key, connection_verify=stand_in.announcement["certificate"])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import azure.storage.fileshare  # noqa: F401  loaded before the process is made
-
-from scripts import cloud
 from scripts import share as shares
 from scripts import upload as uploads
 from scripts.bundle import read_local
+from scripts.file_credentials import AccountKey
+from scripts.files import ShareClient
+from tests.share_on_stand_in import ACCOUNT
 
 
 def upload(address: str, share_name: str, key: str, certificate: Path, source: Path) -> None:
     """A process's whole life: make the folder `target` hold what the local folder holds."""
-    with cloud.share_client(address, share_name, key, certificate) as share:
+    with ShareClient(address, share_name, AccountKey(ACCOUNT, key), certificate) as share:
         local = read_local({"": source})
         plan = shares.plan(local, shares.read_remote(share, "target"), folder="target")
         uploads.apply(share, plan, local)

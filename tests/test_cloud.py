@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from scripts import cloud, environment, errors
+from scripts import share as shares
 from scripts.environment import Environment
 from tests.conftest import RunningStandIn
 
@@ -229,7 +230,7 @@ def share(stand_in: RunningStandIn) -> Share:
         clients.storage.storage_accounts.begin_create(own.resource_group, made.account, settings).result()
         properties: Any = {"properties": {}}
         clients.storage.file_shares.create(own.resource_group, made.account, made.name, properties)
-        clients.share(made.account, made.name).get_file_client("hello").upload_file(b"hello")
+        shares.write_small_file(clients.share(made.account, made.name), "hello", b"hello")
     return made
 
 
@@ -241,9 +242,9 @@ def share_owner(share: Share) -> Iterator[cloud.Clients]:
 
 def test_who_may_list_keys_gets_at_the_share_and_its_lease(share_owner: cloud.Clients, share: Share) -> None:
     client = share_owner.share(share.account, share.name)
-    lease = client.acquire_lease(lease_duration=15)
-    assert client.get_file_client("hello").download_file().readall() == b"hello"
-    lease.release()
+    lease = client.acquire_lease(15)
+    assert client.get_file("hello")[0] == b"hello"
+    client.release_lease(lease)
 
 
 def test_who_may_not_list_keys_uses_the_token(share: Share) -> None:
@@ -251,10 +252,9 @@ def test_who_may_not_list_keys_uses_the_token(share: Share) -> None:
         with pytest.raises(errors.Forbidden, match="Listing the keys"):
             reader.account_key(share.account)
         client = reader.share(share.account, share.name)
-        with cloud.translated("reading hello"):
-            assert client.get_file_client("hello").download_file().readall() == b"hello"
-        with pytest.raises(errors.Forbidden, match="Writing hello") as caught, cloud.translated("writing hello"):
-            client.get_file_client("hello").upload_file(b"changed")
+        assert client.get_file("hello")[0] == b"hello"
+        with pytest.raises(errors.Forbidden, match="Writing hello") as caught:
+            shares.write_small_file(client, "hello", b"changed")
     assert "Storage File Data Privileged Contributor" in caught.value.next_step
 
 
@@ -271,48 +271,47 @@ def test_what_a_person_has_opens_the_share(share_owner: cloud.Clients, share: Sh
     with cloud.connect(share.environment, "what_if", variables={**share.variables, **told}) as reader:
         client = reader.share(share.account, share.name)
         if given == "nothing":
-            with pytest.raises(errors.Forbidden), cloud.translated("writing a file"):
-                client.get_file_client(given).upload_file(b"x")
+            with pytest.raises(errors.Forbidden):
+                shares.write_small_file(client, given, b"x")
             return
-        client.get_file_client(given).upload_file(given.encode())
-        lease = client.acquire_lease(lease_duration=15)
-        lease.release()
-        copied = client.get_file_client(f"{given}-copied")
+        shares.make_folders(client, [given])
+        shares.write_small_file(client, f"{given}/file", given.encode())
+        client.release_lease(client.acquire_lease(15))
         # The address of a source carries the signature.
-        assert copied.start_copy_from_url(client.get_file_client(given).url)["copy_status"] == "success"
-        assert copied.download_file().readall() == given.encode()
+        client.copy_file(f"{given}/file", f"{given}/copied")
+        shares.move_folder(client, given, f"{given}-moved")
+        assert client.get_file(f"{given}-moved/copied")[0] == given.encode()
 
 
 def test_a_key_that_is_wrong_is_refused_and_one_for_another_account_is_not_used(
     share_owner: cloud.Clients, share: Share
 ) -> None:
     wrong = {**share.variables, "AZURE_STORAGE_KEY": "d3Jvbmc="}
-    with cloud.connect(share.environment, variables=wrong) as clients:
-        client = clients.share(share.account, share.name).get_file_client("hello")
-        with pytest.raises(errors.NotSignedIn) as caught, cloud.translated("reading hello"):
-            client.download_file()
+    with cloud.connect(share.environment, variables=wrong) as clients, pytest.raises(errors.NotSignedIn) as caught:
+        clients.share(share.account, share.name).get_file("hello")
     assert (caught.value.code, caught.value.status) == ("AuthenticationFailed", 403)
     with cloud.connect(share.environment, variables={**wrong, "AZURE_STORAGE_ACCOUNT": "another"}) as clients:
-        assert clients.share(share.account, share.name).get_file_client("hello").download_file().readall() == b"hello"
+        assert clients.share(share.account, share.name).get_file("hello")[0] == b"hello"
 
 
 def test_missing_things_on_the_share(share_owner: cloud.Clients, share: Share) -> None:
     client = share_owner.share(share.account, share.name)
     cases: list[tuple[str, Callable[[], Any]]] = [
-        ("ResourceNotFound", client.get_file_client("none").get_file_properties),
-        ("ResourceNotFound", client.get_file_client("none").download_file),
-        ("ParentNotFound", lambda: client.get_file_client("a/b").upload_file(b"x")),
-        ("ShareNotFound", lambda: list(share_owner.share(share.account, "none").list_directories_and_files())),
+        ("ResourceNotFound", lambda: client.get_file_properties("none")),
+        ("ResourceNotFound", lambda: client.get_file("none")),
+        ("ParentNotFound", lambda: shares.write_small_file(client, "a/b", b"x")),
+        ("ShareNotFound", lambda: share_owner.share(share.account, "none").list_directories_and_files("")),
     ]
     for code, call in cases:
-        with pytest.raises(errors.NotFound) as caught, cloud.translated("reading it"):
+        with pytest.raises(errors.NotFound) as caught:
             call()
         assert (caught.value.code, caught.value.status) == (code, 404)
 
 
 def test_a_share_that_is_leased_is_busy(share_owner: cloud.Clients, share: Share) -> None:
-    first = share_owner.share(share.account, share.name).acquire_lease(lease_duration=15)
-    with pytest.raises(errors.Busy) as caught, cloud.translated("taking the lease on the share"):
-        share_owner.share(share.account, share.name).acquire_lease(lease_duration=15)
-    first.release()
+    client = share_owner.share(share.account, share.name)
+    first = client.acquire_lease(15)
+    with pytest.raises(errors.Busy, match="Taking the lease on the share") as caught:
+        client.acquire_lease(15)
+    client.release_lease(first)
     assert caught.value.code == "LeaseAlreadyPresent"

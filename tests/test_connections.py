@@ -1,36 +1,48 @@
-"""Connections that are kept: how many there are, whom they trust, which proxy they go through."""
+"""Connections that are kept: how many there are, whom they trust, which proxy they go through, what ends them."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import http.client
+import os
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
-import requests
 
-from scripts.connections import KeptConnections
+from scripts.connections import TRUST_VARIABLES, Answer, Connections
+from scripts.errors import BadInput
 from tests.tiny_app import make_certificate
 
 
 class Server(ThreadingHTTPServer):
-    """Answers every request with its path; counts connections, and meets no more than that."""
+    """Answers every request with its content; counts connections. As a proxy, it leads to wherever it is told."""
 
     daemon_threads = True
 
     def __init__(self, certificate: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
         self.connections = 0
+        self.ended = threading.Semaphore(0)
+        """One for each connection that the server has closed."""
         self.asked: list[str] = []
+        self.authorized_by: list[str | None] = []
         self.scheme = "http" if certificate is None else "https"
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
             self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        self.ended.release()
 
     @property
     def url(self) -> str:
@@ -52,12 +64,37 @@ class _Answer(BaseHTTPRequestHandler):
         self.send_response(302 if moved else 201)
         if moved:
             self.send_header("Location", "/elsewhere")
-        self.send_header("Content-Length", str(len(content)))
+        if self.path.endswith("/last"):
+            self.send_header("Connection", "close")
+        # What is promised is more than what comes.
+        self.send_header("Content-Length", str(len(content) + (10 if self.path.endswith("/cut") else 0)))
         self.end_headers()
         self.wfile.write(content)
+        # After `gone` the connection ends without a word.
+        self.close_connection |= self.path.endswith(("/cut", "/gone"))
+
+    def do_CONNECT(self) -> None:
+        self.server.asked.append(self.path)
+        self.server.authorized_by.append(self.headers["Proxy-Authorization"])
+        host, _, port = self.path.partition(":")
+        with socket.create_connection((host, int(port))) as upstream:
+            self.send_response(200)
+            self.end_headers()
+            back = threading.Thread(target=_pass_on, args=(upstream, self.connection))
+            back.start()
+            _pass_on(self.connection, upstream)
+            back.join()
+        self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
         """A test's output is not the place for it."""
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while content := source.recv(65536):
+            target.sendall(content)
+        target.shutdown(socket.SHUT_WR)
 
 
 @contextlib.contextmanager
@@ -72,9 +109,21 @@ def serving(certificate: Path | None = None) -> Iterator[Server]:
             thread.join()
 
 
-def put(session: KeptConnections, url: str, content: bytes = b"x", *, stream: bool = False) -> requests.Response:
-    headers = {"Content-Length": str(len(content))}
-    return session.request("PUT", url, headers=headers, data=content, timeout=(5, 5), stream=stream)
+def put(connections: Connections, target: str = "/", content: bytes = b"x") -> Answer:
+    return connections.request("PUT", target, {}, content, connect_seconds=30, answer_seconds=30)
+
+
+@contextlib.contextmanager
+def kept(url: str, count: int = 1, certificate: Path | None = None) -> Iterator[Connections]:
+    with contextlib.closing(Connections(url, count, certificate)) as connections:
+        yield connections
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its proxies nor the certificates that it trusts beside the usual ones."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name in TRUST_VARIABLES]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="module")
@@ -83,26 +132,42 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_many_requests_go_over_few_connections(certificate: Path) -> None:
-    with serving(certificate) as server, KeptConnections(server.url, 4, str(certificate)) as session:
+    with serving(certificate) as server, kept(server.url, 4, certificate) as connections:
         with ThreadPoolExecutor(4) as pool:
-            answers = list(pool.map(lambda number: put(session, f"{server.url}/{number}", b"%d" % number), range(60)))
+            answers = list(pool.map(lambda number: put(connections, f"/{number}", b"%d" % number), range(60)))
         assert [answer.content for answer in answers] == [b"%d" % number for number in range(60)]
         assert sorted(server.asked) == sorted(f"/{number}" for number in range(60))
         assert server.connections <= 4
 
 
-def test_an_answer_may_be_read_piece_by_piece(certificate: Path) -> None:
-    content = bytes(range(256)) * 1000
-    with serving(certificate) as server, KeptConnections(server.url, 1, str(certificate)) as session:
-        answer = put(session, f"{server.url}/a", content, stream=True)
-        assert b"".join(answer.iter_content(1000)) == content
-        assert put(session, f"{server.url}/b").content == b"x"
-        assert server.connections == 1
+def test_a_large_request_arrives_whole(certificate: Path) -> None:
+    content = os.urandom(3 * 1024 * 1024 + 7)
+    with serving(certificate) as server, kept(server.url, 1, certificate) as connections:
+        answer = put(connections, "/a", content)
+        assert (answer.status, answer.reason, answer.content) == (201, "Created", content)
+        assert answer.headers["content-length"] == str(len(content))
+
+
+@pytest.mark.parametrize("path", ["/last", "/gone"])
+def test_a_connection_that_the_far_side_has_ended_is_opened_again(certificate: Path, path: str) -> None:
+    with serving(certificate) as server, kept(server.url, 1, certificate) as connections:
+        assert put(connections, path).status == 201
+        assert server.ended.acquire(timeout=30)
+        assert put(connections, "/next").status == 201
+        assert server.asked == [path, "/next"]
+        assert server.connections == 2
+
+
+def test_an_answer_that_is_cut_short_is_an_error(certificate: Path) -> None:
+    with serving(certificate) as server, kept(server.url, 1, certificate) as connections:
+        with pytest.raises(http.client.IncompleteRead):
+            put(connections, "/cut")
+        assert put(connections).status == 201
 
 
 def test_a_redirection_is_left_to_the_caller(certificate: Path) -> None:
-    with serving(certificate) as server, KeptConnections(server.url, 1, str(certificate)) as session:
-        assert put(session, f"{server.url}/moved").status_code == 302
+    with serving(certificate) as server, kept(server.url, 1, certificate) as connections:
+        assert put(connections, "/moved").status == 302
         assert server.asked == ["/moved"]
 
 
@@ -111,14 +176,30 @@ def test_only_a_certificate_that_is_trusted_is_good(
 ) -> None:
     another = make_certificate(tmp_path / "another.pem")
     with serving(certificate) as server:
-        with KeptConnections(server.url, 1, str(another)) as session, pytest.raises(requests.exceptions.SSLError):
-            put(session, server.url)
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-        with KeptConnections(server.url, 1) as session:
-            assert put(session, server.url).status_code == 201
-        # What is named goes before what the process environment says.
-        with KeptConnections(server.url, 1, str(another)) as session, pytest.raises(requests.exceptions.SSLError):
-            put(session, server.url)
+        with kept(server.url, 1, another) as connections, pytest.raises(ssl.SSLCertVerificationError):
+            put(connections)
+        with kept(server.url) as connections, pytest.raises(ssl.SSLCertVerificationError):
+            put(connections)
+        for variable in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+            monkeypatch.setenv(variable, str(certificate))
+            with kept(server.url) as connections:
+                assert put(connections).status == 201
+            # What is named goes before what the process environment says.
+            with kept(server.url, 1, another) as connections, pytest.raises(ssl.SSLCertVerificationError):
+                put(connections)
+            monkeypatch.delenv(variable)
+
+
+@pytest.mark.parametrize("content", [None, b"no certificate"])
+def test_certificates_that_cannot_be_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    file = tmp_path / "bundle.pem"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(file))
+    with pytest.raises(BadInput, match=r"bundle\.pem: REQUESTS_CA_BUNDLE"):
+        Connections("https://127.0.0.1", 1)
 
 
 def test_a_proxy_of_the_process_environment_is_used_unless_it_is_not_for_the_address(
@@ -126,19 +207,37 @@ def test_a_proxy_of_the_process_environment_is_used_unless_it_is_not_for_the_add
 ) -> None:
     with serving() as server, serving() as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
-        monkeypatch.delenv("no_proxy", raising=False)
-        monkeypatch.delenv("NO_PROXY", raising=False)
-        with KeptConnections(server.url, 1) as session:
-            put(session, f"{server.url}/a")
+        with kept(server.url) as connections:
+            put(connections, "/a")
         assert (server.asked, proxy.asked) == ([], [f"{server.url}/a"])
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        with KeptConnections(server.url, 1) as session:
-            put(session, f"{server.url}/b")
-        assert (server.asked, len(proxy.asked)) == (["/b"], 1)
+        for number, excepted in enumerate(("127.0.0.1", "example.org, 127.0.0.0/8", f"127.0.0.1:{server.server_port}")):
+            monkeypatch.setenv("no_proxy", excepted)
+            with kept(server.url) as connections:
+                put(connections, f"/{number}")
+        assert (server.asked, len(proxy.asked)) == (["/0", "/1", "/2"], 1)
 
 
-def test_no_answer_is_an_error_of_requests() -> None:
+def test_through_a_proxy_the_trust_is_the_servers_and_the_proxy_learns_the_address_alone(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(certificate) as server, serving() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:se%40cret@127.0.0.1:{proxy.server_port}")
+        with kept(server.url, 1, certificate) as connections:
+            assert put(connections, "/a", b"content").content == b"content"
+            assert put(connections, "/b").status == 201
+        assert (server.asked, proxy.asked) == (["/a", "/b"], [f"127.0.0.1:{server.server_port}"])
+        assert proxy.authorized_by == ["Basic " + base64.b64encode(b"me:se@cret").decode()]
+
+
+def test_a_proxy_that_cannot_be_spoken_to_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://me:secret@127.0.0.1:1080")
+    with pytest.raises(BadInput, match="HTTPS_PROXY") as caught:
+        Connections("https://127.0.0.1", 1)
+    assert "secret" not in str(caught.value)
+
+
+def test_no_answer_is_an_error_of_the_network() -> None:
     with serving() as server:
         url = server.url
-    with KeptConnections(url, 1) as session, pytest.raises(requests.exceptions.ConnectionError):
-        put(session, url)
+    with kept(url) as connections, pytest.raises(ConnectionRefusedError):
+        put(connections)

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -15,14 +15,12 @@ from scripts import cloud, deployment, environment, errors
 from scripts import release as releases
 from scripts import share as shares
 from scripts.environment import Environment
+from scripts.files import ShareClient
 from scripts.lock import Lock
 from tests.conftest import RunningStandIn, running_stand_in
 from tests.faults import Switch
 from tests.share_on_stand_in import ACCOUNT, RESOURCE_GROUP, clients_of, new_share
 from tests.test_deployment import STORAGE, Heard, own_account, small_template, with_parameters
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
 
 ROOT = Path(__file__).parent.parent
 DEPLOYMENTS = "/providers/Microsoft.Resources/deployments/inferops"

@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from azure.storage.fileshare import ShareLeaseClient
@@ -17,13 +16,11 @@ from azure.storage.fileshare import ShareLeaseClient
 from scripts import release as releases
 from scripts import share as shares
 from scripts.errors import BadInput, InferopsError, Locked
+from scripts.files import ShareClient
 from scripts.lock import Lock
 from scripts.release import Current, Package
 from tests.conftest import RunningStandIn
-from tests.share_on_stand_in import new_share
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
+from tests.share_on_stand_in import new_share, sdk_share
 
 BASE = "model-cache/someone/demo-base"
 MOMENT = datetime(2026, 11, 21, 12, 0, tzinfo=timezone(timedelta(hours=2)))
@@ -196,7 +193,8 @@ def test_a_current_that_makes_no_sense_is_an_error(share: ShareClient, content: 
 
 
 def test_a_current_written_by_hand_is_taken_as_it_is(share: ShareClient) -> None:
-    share.get_file_client("current").upload_file(b"releases/by-hand")
+    content = b"releases/by-hand"
+    share.create_file("current", len(content), content, metadata={})
     assert releases.read_current(share) == Current("by-hand", False, None)
 
 
@@ -292,25 +290,27 @@ def test_a_second_deploy_is_told_who_has_to_end(share: ShareClient) -> None:
 
 def test_a_deploy_waits_for_another_one(share: ShareClient) -> None:
     said: list[str] = []
-    other = share.acquire_lease(lease_duration=60)
+    other = share.acquire_lease(60)
     started = time.monotonic()
 
     def say(line: str) -> None:
         said.append(line)
-        other.release()
+        share.release_lease(other)
 
     with Lock(share, wait_seconds=30, say=say):
         assert time.monotonic() - started < 10
     assert said == ["waiting up to 30 s: the share is held by another run"]
 
 
-def test_a_lock_that_was_taken_away_stops_the_deploy(share: ShareClient, repository: Path) -> None:
+def test_a_lock_that_was_taken_away_stops_the_deploy(
+    share: ShareClient, stand_in: RunningStandIn, repository: Path
+) -> None:
     deploy(share, prepare(repository))
     said: list[str] = []
     with Lock(share, lease_seconds=15, say=said.append) as lock:
         lock.check()
-        ShareLeaseClient(share).break_lease(lease_break_period=0)
-        holder = share.acquire_lease(lease_duration=60)
+        ShareLeaseClient(sdk_share(stand_in, share.share_name)).break_lease(lease_break_period=0)
+        holder = share.acquire_lease(60)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             try:
@@ -320,6 +320,6 @@ def test_a_lock_that_was_taken_away_stops_the_deploy(share: ShareClient, reposit
             time.sleep(0.2)
         with pytest.raises(Locked, match="was lost"):
             releases.set_current(share, "another", lock, previous=None)
-    holder.release()
+    share.release_lease(holder)
     assert releases.read_current_id(share) == prepare(repository).release.id
     assert any("could not be renewed" in line for line in said)

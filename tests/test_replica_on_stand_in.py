@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import pytest
 from azure.mgmt.appcontainers.models import ContainerApp, ManagedEnvironment
-from azure.storage.fileshare import ShareClient
 
 from scripts import replica as replicas
 from scripts import share as shares
 from scripts.endpoint import Endpoint
 from scripts.errors import NotReady
+from scripts.files import ShareClient
 from scripts.replica import App, Pace
 from tests.conftest import RunningStandIn
 from tests.share_on_stand_in import ACCOUNT, RESOURCE_GROUP, clients_of, new_share

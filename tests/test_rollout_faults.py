@@ -18,8 +18,9 @@ from azure.identity import ClientSecretCredential
 
 from scripts import history
 from scripts import release as releases
-from scripts.cloud import share_client
+from scripts.cloud import file_token
 from scripts.errors import CloudError, InferopsError
+from scripts.files import ShareClient
 from tests.conftest import running_stand_in
 from tests.faults import Switch
 from tests.release_world import World, collect_garbage, deploy, rollback, running_world
@@ -113,7 +114,7 @@ def test_faults_that_pass_are_outlived(
     world.check_all_whole()
     world.check_nothing_else()
     world.check_nothing_half_made()
-    assert world.share.get_share_properties().lease.status == "unlocked"
+    assert world.sdk.get_share_properties().lease.status == "unlocked"
 
 
 REFUSED = {"fault": "refused", "status": 403, "code": "AuthorizationFailure", "message": "Not now."}
@@ -179,7 +180,8 @@ def test_a_token_that_ends_half_way_is_renewed(faulty: Faulty) -> None:
         connection_verify=announced["certificate"],
     )
     address = f"{world.proxy.url}/{world.account}"
-    share = share_client(address, world.outputs.file_share_name, credential, Path(announced["certificate"]))
+    token = file_token(credential)
+    share = ShareClient(address, world.outputs.file_share_name, token, Path(announced["certificate"]))
     by_key = world.session.share
     with credential, share, faulty.switch.on({"fault": "short-token", "seconds": 2}):
         world.session.share = share

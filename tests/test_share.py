@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -14,13 +13,10 @@ from hypothesis import strategies as st
 from scripts import share as shares
 from scripts.bundle import FileEntry, LocalFile
 from scripts.errors import InferopsError
+from scripts.files import ShareClient
 from tests.conftest import RunningStandIn
 from tests.folders import contents
-from tests.share_on_stand_in import new_share
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
-
+from tests.share_on_stand_in import new_share, sdk_share
 
 # --- the plan
 
@@ -61,12 +57,11 @@ def share(stand_in: RunningStandIn) -> Iterator[ShareClient]:
 
 def test_a_share_that_does_not_exist_is_an_error_and_not_an_empty_folder(stand_in: RunningStandIn) -> None:
     with new_share(stand_in, f"s{uuid.uuid4().hex[:12]}") as existing:
-        gone = existing.get_directory_client("x")
-        existing.delete_share()
+        sdk_share(stand_in, existing.share_name).delete_share()
         with pytest.raises(InferopsError, match="share"):
             shares.read_remote(existing, "x")
         with pytest.raises(InferopsError):
-            shares.make_folders(existing, [str(gone.directory_path)])
+            shares.make_folders(existing, ["x"])
 
 
 def test_moving_and_deleting_can_be_repeated(share: ShareClient) -> None:

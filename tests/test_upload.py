@@ -11,26 +11,22 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from azure.core.exceptions import ResourceNotFoundError
 
 from scripts import release as releases
 from scripts import share as shares
 from scripts import upload as uploads
 from scripts.bundle import FileEntry, read_local
-from scripts.errors import CloudError, InferopsError
+from scripts.errors import CloudError, InferopsError, NotFound
+from scripts.files import ShareClient
 from scripts.lock import Lock
 from scripts.progress import Progress
 from tests.conftest import RunningStandIn
 from tests.faults import Switch
 from tests.folders import contents, write
-from tests.share_on_stand_in import ACCOUNT, RESOURCE_GROUP, clients_of, new_share
+from tests.share_on_stand_in import ACCOUNT, RESOURCE_GROUP, clients_of, new_share, sdk_share
 from tests.share_uploads import upload
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
 
 MIB = 1024 * 1024
 
@@ -91,8 +87,7 @@ def test_small_files_large_files_and_empty_ones_arrive_whole(share: ShareClient,
     total = sum(map(len, files.values()))
     assert (seen[-1].files_done, seen[-1].bytes_done, seen[-1].bytes_sent) == (len(files), total, total)
     assert [step.bytes_done for step in seen] == sorted(step.bytes_done for step in seen)
-    properties = share.get_file_client("target/folder/large.bin").get_file_properties()
-    assert bytes(properties.content_settings.content_md5 or b"") == hashlib.md5(large).digest()
+    assert share.get_file_properties("target/folder/large.bin").content_md5 == shares.base64_md5(large)
 
 
 def test_a_second_run_sends_what_changed_and_removes_what_went(share: ShareClient, tmp_path: Path) -> None:
@@ -149,7 +144,7 @@ def test_no_more_requests_at_once_than_there_are_connections(share: ShareClient,
 # --- what is not sent
 
 
-def test_zeros_are_not_sent(share: ShareClient, switch: Switch, tmp_path: Path) -> None:
+def test_zeros_are_not_sent(share: ShareClient, stand_in: RunningStandIn, switch: Switch, tmp_path: Path) -> None:
     with (tmp_path / "sparse").open("wb") as stream:
         stream.truncate(40 * MIB)
         stream.seek(17 * MIB)
@@ -161,7 +156,7 @@ def test_zeros_are_not_sent(share: ShareClient, switch: Switch, tmp_path: Path) 
         send(share, tmp_path, "target", progress=seen.append)
     assert counts.ranges == 1
     assert (seen[-1].bytes_done, seen[-1].bytes_sent) == (49 * MIB + 1000, 4 * MIB)
-    sparse = share.get_file_client("target/sparse")
+    sparse = sdk_share(stand_in, share.share_name).get_file_client("target/sparse")
     assert [(found.start, found.end + 1) for found in sparse.list_ranges()] == [(16 * MIB, 20 * MIB)]
     assert sparse.download_file().readall() == (tmp_path / "sparse").read_bytes()
     entries = read_local({"": tmp_path})
@@ -171,8 +166,8 @@ def test_zeros_are_not_sent(share: ShareClient, switch: Switch, tmp_path: Path) 
 def sent(share: ShareClient, path: str) -> int:
     """What is written down of an upload."""
     try:
-        metadata = share.get_file_client(path).get_file_properties().metadata
-    except ResourceNotFoundError:
+        metadata = share.get_file_properties(path).metadata
+    except NotFound:
         return 0
     return int(metadata.get(uploads.SENT_METADATA, "0"))
 
@@ -205,8 +200,7 @@ def test_an_upload_that_was_killed_goes_on_where_it_stopped(
     assert len(content) - there <= seen[-1].bytes_sent <= len(content) - there + 2
     assert counts.ranges == (len(content) - there) // (4 * MIB) + 1
     assert contents(share, "target") == {"weights": content, "config.json": b"{}"}
-    properties = share.get_file_client("target/weights").get_file_properties()
-    assert bytes(properties.content_settings.content_md5 or b"") == hashlib.md5(content).digest()
+    assert share.get_file_properties("target/weights").content_md5 == shares.base64_md5(content)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +221,6 @@ def test_only_what_was_written_down_for_the_same_content_is_trusted(
     content = os.urandom(9 * MIB)
     write(tmp_path, {"large": content})
     shares.make_folders(share, ["target"])
-    client = share.get_file_client("target/large")
     made_for = hashlib.sha256(b"another" if left_behind == "another content" else content).hexdigest()
     size = len(content) + (left_behind == "another size")
     until = {"no record": "", "a strange record": "4 MiB", "half a range": str(6 * MIB)}.get(left_behind, str(8 * MIB))
@@ -237,10 +230,12 @@ def test_only_what_was_written_down_for_the_same_content_is_trusted(
     )
     hashed = "" if left_behind == "no hash" else hashlib.sha256(beginning).hexdigest()
     written_down = {uploads.SENT_METADATA: until, uploads.SENT_HASH_METADATA: hashed}
-    client.create_file(
-        size, metadata={shares.HASH_METADATA: made_for} | {key: value for key, value in written_down.items() if value}
+    share.create_file(
+        "target/large",
+        size,
+        metadata={shares.HASH_METADATA: made_for} | {key: value for key, value in written_down.items() if value},
     )
-    client.upload_range(b"strange", 1000, 7)
+    share.put_range("target/large", 1000, b"strange", shares.base64_md5(b"strange"))
     assert shares.read_remote(share, "target") == (FileEntry("large", size, ""),)
     seen: list[Progress] = []
     assert [entry.path for entry in send(share, tmp_path, "target", progress=seen.append).changed] == ["large"]
@@ -266,15 +261,14 @@ def test_zeros_replace_what_an_earlier_run_left_behind(share: ShareClient, tmp_p
     content = os.urandom(4 * MIB) + bytes(4 * MIB) + os.urandom(MIB)
     write(tmp_path, {"large": content})
     shares.make_folders(share, ["target"])
-    client = share.get_file_client("target/large")
     written_down = {
         shares.HASH_METADATA: hashlib.sha256(content).hexdigest(),
         uploads.SENT_METADATA: str(4 * MIB),
         uploads.SENT_HASH_METADATA: hashlib.sha256(content[: 4 * MIB]).hexdigest(),
     }
-    client.create_file(len(content), metadata=written_down)
-    client.upload_range(content[: 4 * MIB], 0, 4 * MIB)
-    client.upload_range(b"stale", 5 * MIB, 5)
+    share.create_file("target/large", len(content), metadata=written_down)
+    for first, sent_before in ((0, content[: 4 * MIB]), (5 * MIB, b"stale")):
+        share.put_range("target/large", first, sent_before, shares.base64_md5(sent_before))
     seen: list[Progress] = []
     send(share, tmp_path, "target", progress=seen.append)
     assert (seen[-1].bytes_done, seen[-1].bytes_sent) == (len(content), 5 * MIB)

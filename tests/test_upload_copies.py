@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts import cloud, upload
 from scripts import share as shares
+from scripts import upload
 from scripts.bundle import read_local
+from scripts.file_credentials import AccountKey
+from scripts.files import ShareClient
 from scripts.progress import Progress
 
 CONTENT = b"weights" * 10_000
@@ -95,7 +97,8 @@ def copy(server: SlowCopies, folder: Path, told: list[Progress]) -> None:
     local = read_local({"": folder})
     plan = shares.plan(local, (), folder="new", elsewhere={hashlib.sha256(CONTENT).hexdigest(): "old/weights"})
     key = base64.b64encode(b"key").decode()
-    with cloud.share_client(f"http://127.0.0.1:{server.server_port}/account", "share", key) as share:
+    credential = AccountKey("account", key)
+    with ShareClient(f"http://127.0.0.1:{server.server_port}/account", "share", credential) as share:
         upload.apply(share, plan, local, progress=told.append)
 
 

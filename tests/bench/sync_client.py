@@ -12,17 +12,14 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import azure.storage.fileshare  # noqa: F401  what a deploy has loaded by then
-
-from scripts import cloud, upload
 from scripts import share as shares
+from scripts import upload
 from scripts.bundle import FileEntry, LocalFile, read_local
-
-if TYPE_CHECKING:
-    from scripts.cloud import ShareClient
-    from scripts.share import SyncPlan
+from scripts.file_credentials import AccountKey
+from scripts.files import ShareClient
+from scripts.share import SyncPlan
 
 
 @dataclass(frozen=True)
@@ -30,6 +27,7 @@ class Job:
     """What to bring where. before is the folder of an earlier release, for `release`."""
 
     address: str
+    account: str
     share: str
     key: str
     certificate: str
@@ -47,7 +45,8 @@ def run(job: Job) -> dict[str, Any]:
     begun = time.perf_counter()
     local = read_local({"": Path(job.source)})
     read = time.perf_counter()
-    with cloud.share_client(job.address, job.share, job.key, Path(job.certificate)) as share:
+    credential = AccountKey(job.account, job.key)
+    with ShareClient(job.address, job.share, credential, Path(job.certificate)) as share:
         plan = _in_place(share, job, local) if job.how == "in place" else _release(share, job, local)
     ended = time.perf_counter()
     return {

@@ -18,8 +18,9 @@ from typing import Any
 
 from azure.storage.fileshare import AccountSasPermissions, ResourceTypes, generate_account_sas
 
-from scripts import cloud
 from scripts import share as shares
+from scripts.file_credentials import AccountKey
+from scripts.files import ShareClient
 from tests.azcopy import EXECUTABLE as AZCOPY
 from tests.azure_cli import ENVIRONMENT as AZURE_CLI
 from tests.bench.sync_client import Job
@@ -62,7 +63,7 @@ class Tools:
     def product(self, source: Path, folder: str, **options: Any) -> Run:
         """options are those of sync_client.Job."""
         certificate = self.stand_in.announcement["certificate"]
-        job = Job(self.address, SHARE, self.key, certificate, str(source), folder, **options)
+        job = Job(self.address, ACCOUNT, SHARE, self.key, certificate, str(source), folder, **options)
         return self._run([sys.executable, "-m", "tests.bench.sync_client", job.to_argument()], {})
 
     def azcopy_copy(self, source: Path, folder: str, *options: str) -> Run:
@@ -74,7 +75,7 @@ class Tools:
     def upload_batch(self, source: Path, folder: str) -> Run:
         """`az storage file upload-batch`, as its documentation has it, into a folder that it wants to find there."""
         certificate = Path(self.stand_in.announcement["certificate"])
-        with cloud.share_client(self.address, SHARE, self.key, certificate) as share:
+        with ShareClient(self.address, SHARE, AccountKey(ACCOUNT, self.key), certificate) as share:
             shares.make_folders(share, [folder])
         connection = f"FileEndpoint={self.address};AccountName={ACCOUNT};AccountKey={self.key}"
         command = [str(AZURE_CLI / "bin" / "az"), "storage", "file", "upload-batch", "--no-progress"]
