@@ -32,8 +32,8 @@ CALLER = Principal("caller", "caller-object", "caller", may_write=True)
 SERVER = """
 import http.server, json, os, signal, sys, threading, time
 print("starting", flush=True)
-ready_after = time.monotonic() + float(os.environ.get("READY_AFTER", "0"))
-broken = threading.Event()
+folder, waits_for = os.path.dirname(__file__), os.environ.get("READY_WHEN")
+broken, came = threading.Event(), threading.Semaphore(0)
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def answer(self, status, body, kind="text/plain"):
@@ -45,7 +45,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         path, _, query = self.path.partition("?")
         if path == "/ready":
-            return self.answer(200 if time.monotonic() > ready_after else 503, b"")
+            return self.answer(200 if not waits_for or os.path.exists(waits_for) else 503, b"")
         if path == "/health":
             return self.answer(500 if broken.is_set() else 200, b"")
         if path == "/break":
@@ -54,10 +54,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if path == "/exit":
             print("last words", flush=True)
             os._exit(int(query))
-        if path == "/sleep":
-            time.sleep(float(query))
-            return self.answer(200, b"slept")
-        if path == "/stream":
+        if path == "/wait":
+            while not os.path.exists(os.path.join(folder, query)):
+                time.sleep(0.05)
+            return self.answer(200, b"it came")
+        if path == "/came":
+            came.release()
+        if path in ("/stream", "/parts"):
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Transfer-Encoding", "chunked")
@@ -70,7 +73,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 except OSError:
                     print("client left", flush=True)
                     return
-                time.sleep(0.2)
+                time.sleep(0.2) if path == "/stream" else came.acquire()
             self.wfile.write(b"0\\r\\n\\r\\n")
             return
         if path == "/redirect":
@@ -114,7 +117,17 @@ server = http.server.ThreadingHTTPServer((os.environ["HOST"], int(os.environ["PO
 print("listening", flush=True)
 server.serve_forever()
 """
-"""An app: tells what it was given, streams, sleeps, breaks, exits."""
+"""An app: tells what it was given, streams, waits, breaks, exits.
+
+/wait?NAME is answered when there is such a file beside it; each of the /parts goes out when /came was asked for the
+one before; READY_WHEN names a file that it is not ready without.
+"""
+
+READY_WHEN = [{"name": "READY_WHEN", "value": "/mount/ready"}]
+"""Variables of an app that is ready once there is a file `ready` on its share."""
+
+PATIENCE = {"periodSeconds": 1, "timeoutSeconds": 30}
+"""Of a probe: a machine that is busy with other tests may be late with its answer."""
 
 
 class _NoAccounts:
@@ -142,16 +155,9 @@ def app_body(*, name: str = "main", **template: Any) -> dict[str, Any]:
         "resources": {"cpu": 0.25, "memory": "0.5Gi"},
         "volumeMounts": [{"volumeName": "share", "mountPath": "/mount"}],
         "probes": [
-            {"type": "Startup", "httpGet": {"path": "/health", "port": 8000}, "periodSeconds": 1},
-            {"type": "Readiness", "httpGet": {"path": "/ready", "port": 8000}, "periodSeconds": 1},
-            {
-                "type": "Liveness",
-                "httpGet": {"path": "/health", "port": 8000},
-                "periodSeconds": 1,
-                "failureThreshold": 1,
-                # A machine that is busy with other tests may be late with its answer.
-                "timeoutSeconds": 30,
-            },
+            {"type": "Startup", "httpGet": {"path": "/health", "port": 8000}, "failureThreshold": 60, **PATIENCE},
+            {"type": "Readiness", "httpGet": {"path": "/ready", "port": 8000}, **PATIENCE},
+            {"type": "Liveness", "httpGet": {"path": "/health", "port": 8000}, "failureThreshold": 1, **PATIENCE},
         ],
     }
     container |= template.pop("container", {})
@@ -269,7 +275,7 @@ class World:
             assert response.status == 200, await response.text()
             return await response.json()
 
-    async def running(self, name: str = "app", seconds: float = 20) -> dict[str, Any]:
+    async def running(self, name: str = "app", seconds: float = 90) -> dict[str, Any]:
         """The newest revision once it is running."""
 
         async def is_running() -> bool:
@@ -278,7 +284,11 @@ class World:
         await self.until(is_running, seconds)
         return await self.revision(name)
 
-    async def until(self, condition: Callable[[], Any], seconds: float = 20) -> None:
+    async def at_zero(self, name: str = "app") -> bool:
+        """Whether the newest revision is scaled to zero."""
+        return bool((await self.revision(name))["runningState"] == "ScaledToZero")
+
+    async def until(self, condition: Callable[[], Any], seconds: float = 90) -> None:
         """Waits until the condition holds."""
         end = time.monotonic() + seconds
         while not await condition():
@@ -308,8 +318,6 @@ async def world(state: Path, pace: Pace | None = None) -> AsyncIterator[World]:
     try:
         yield World(cloud, provider, authority)
     finally:
-        begun = time.monotonic()
-        await provider.stop()
-        assert time.monotonic() - begun < 8
+        await asyncio.wait_for(provider.stop(), 60)
         await operations.close()
         store.close()

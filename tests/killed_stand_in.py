@@ -86,7 +86,7 @@ class Process:
         """SIGTERM, for the last one."""
         if self._process is not None:
             self._process.terminate()
-            self._process.join(15)
+            self._process.join(60)
             code = self._process.exitcode
             if code is None:
                 self.kill()
@@ -111,7 +111,7 @@ class Load:
         self.announcement = announcement
         self.subscription = announcement["subscription"]
         trust = ssl.create_default_context(cafile=announcement["certificate"])
-        self.http = httpx.Client(base_url=announcement["resource_manager"], verify=trust, timeout=20)
+        self.http = httpx.Client(base_url=announcement["resource_manager"], verify=trust, timeout=60)
         self._tokens: dict[str, str] = {}
         self._stopping = threading.Event()
 
@@ -133,7 +133,7 @@ class Load:
             yield
         finally:
             self._stopping.set()
-            thread.join(25)
+            thread.join(90)
             assert not thread.is_alive()
             if self.problem is not None:
                 raise self.problem
@@ -406,7 +406,7 @@ def _expect(answer: httpx.Response, status: int) -> httpx.Response:
     return answer
 
 
-def _until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
+def _until(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what}: not within {seconds} s"

@@ -13,7 +13,7 @@ import pytest
 
 from infra.emulator.containerapps.pace import Pace
 from infra.emulator.exceptions import AzureError
-from tests.container_apps import World, app_body, call, world
+from tests.container_apps import PATIENCE, READY_WHEN, World, app_body, call, world
 
 
 @pytest.fixture
@@ -41,12 +41,13 @@ async def events(here: World, reason: str) -> list[str]:
 
 async def test_succeeded_does_not_mean_ready(here: World) -> None:
     """The operation ends while the container is starting; readiness follows the probe."""
-    await here.put("containerApps", here.app_id(), app_body(container={"env": [{"name": "READY_AFTER", "value": "1"}]}))
+    await here.put("containerApps", here.app_id(), app_body(container={"env": READY_WHEN}))
     app, revision = await here.app(), await here.revision()
     assert (app["provisioningState"], app["runningStatus"]) == ("Succeeded", "Running")
     assert (revision["healthState"], revision["runningState"]) in (("None", "Processing"), ("None", "Activating"))
     async with here.http() as client, client.get(await here.endpoint()) as response:
         assert (response.status, await response.text()) == (503, "no healthy upstream")
+    (here.share / "ready").touch()
     assert (await here.running())["healthState"] == "Healthy"
     assert (await here.ask("/x"))["path"] == "/x"
 
@@ -90,7 +91,7 @@ async def test_a_new_revision_replaces_the_old_one_when_it_is_ready(here: World)
     await here.put("containerApps", here.app_id(), app_body())
     await here.running()
     old = (await here.ask())["pid"]
-    body = app_body(container={"env": [{"name": "READY_AFTER", "value": "1.5"}]})
+    body = app_body(container={"env": READY_WHEN})
     await here.put("containerApps", here.app_id(), body)
     first, second = await here.revisions()
     assert (await here.ask())["pid"] == old
@@ -98,6 +99,7 @@ async def test_a_new_revision_replaces_the_old_one_when_it_is_ready(here: World)
     assert (app["latestRevisionName"], app["latestReadyRevisionName"]) == (second["name"], first["name"])
     assert [each["properties"]["active"] for each in (first, second)] == [True, True]
     assert [each["properties"]["trafficWeight"] for each in (first, second)] == [0, 100]
+    (here.share / "ready").touch()
     await here.running()
     assert (await here.ask())["pid"] != old
     assert (await here.app())["latestReadyRevisionName"] == second["name"]
@@ -140,9 +142,13 @@ async def test_a_failing_revision_leaves_the_old_one_serving_and_says_why(here: 
     assert (await here.ask())["pid"] == old
     assert (await here.revisions())[0]["properties"]["active"]
     (replica,) = await here.replicas()
-    (shown,) = replica["properties"]["containers"]
-    assert shown["restartCount"] >= 1
-    assert shown["runningStateDetails"] == "Container is waiting with reason: CrashLoopBackOff."
+
+    async def waiting() -> bool:
+        ((shown,),) = [each["properties"]["containers"] for each in await here.replicas()]
+        crashes = "Container is waiting with reason: CrashLoopBackOff."
+        return bool(shown["restartCount"] >= 1 and shown.get("runningStateDetails") == crashes)
+
+    await here.until(waiting)
     assert "Container 'main' was terminated with exit code '3' and reason 'ProcessExited'" in await events(
         here, "ContainerTerminated"
     )
@@ -171,6 +177,11 @@ async def test_restart_replaces_the_replica_without_a_gap(here: World) -> None:
         return [each["properties"]["runningState"] for each in await here.replicas()] == ["NotRunning", "Running"]
 
     await here.until(replaced)
+
+    async def both() -> bool:
+        return len(set(pids)) == 2
+
+    await here.until(both)
     done.set()
     await asking
     assert len(set(pids)) == 2
@@ -222,7 +233,7 @@ async def test_a_container_that_fails_its_liveness_probe_is_restarted(here: Worl
 
 async def test_a_container_that_never_starts_fails_its_startup_probe(here: World) -> None:
     """Nothing listens: the revision fails and names the port."""
-    probes = [{"type": "Startup", "tcpSocket": {"port": 8000}, "periodSeconds": 1, "failureThreshold": 1}]
+    probes = [{"type": "Startup", "tcpSocket": {"port": 8000}, "failureThreshold": 1, **PATIENCE}]
     container = {"command": ["sleep", "60"], "probes": probes}
     await here.put("containerApps", here.app_id(), app_body(container=container))
 
@@ -286,11 +297,7 @@ async def test_scale_to_zero_and_start_on_request(tmp_path: Path) -> None:
         await here.put("containerApps", here.app_id(), app_body(scale=scale))
         assert (await here.running())["runningState"] == "RunningAtMaxScale"
         first = (await here.ask())["pid"]
-
-        async def at_zero() -> bool:
-            return bool((await here.revision())["runningState"] == "ScaledToZero")
-
-        await here.until(at_zero)
+        await here.until(here.at_zero)
         assert (await here.replicas())[-1]["properties"]["runningState"] == "NotRunning"
         assert not alive(first)
         answers = await asyncio.gather(*(here.ask() for _ in range(5)))
@@ -310,11 +317,11 @@ async def test_replicas_follow_concurrent_requests(tmp_path: Path) -> None:
         endpoint = await here.endpoint()
         async with here.http() as client:
 
-            async def sleep() -> int:
-                async with client.get(f"{endpoint}/sleep?3") as response:
+            async def wait() -> int:
+                async with client.get(f"{endpoint}/wait?three") as response:
                     return response.status
 
-            sleeping = [asyncio.create_task(sleep()) for _ in range(8)]
+            waiting = [asyncio.create_task(wait()) for _ in range(8)]
 
             async def three() -> bool:
                 shown = [each["properties"] for each in await here.replicas()]
@@ -324,7 +331,8 @@ async def test_replicas_follow_concurrent_requests(tmp_path: Path) -> None:
             assert (await here.revision())["runningState"] == "RunningAtMaxScale"
             others = {(await here.ask())["pid"] for _ in range(4)}
             assert others
-            assert await asyncio.gather(*sleeping) == [200] * 8
+            (here.share / "three").touch()
+            assert await asyncio.gather(*waiting) == [200] * 8
 
         async def one() -> bool:
             return bool((await here.revision())["replicas"] == 1)
@@ -477,22 +485,18 @@ async def test_a_request_is_not_held_for_ever(tmp_path: Path) -> None:
     """From zero: 504 after the limit, and 503 at once when the container crashes instead."""
     async with world(tmp_path, Pace(factor=300, hold_seconds=1)) as here:
         await here.environment()
+        (here.share / "ready").touch()
         scale = {"minReplicas": 0, "maxReplicas": 1}
-        env = [{"name": "READY_AFTER", "value": "0"}]
-        await here.put("containerApps", here.app_id(), app_body(scale=scale, container={"env": env}))
+        await here.put("containerApps", here.app_id(), app_body(scale=scale, container={"env": READY_WHEN}))
         await here.running()
-
-        async def at_zero() -> bool:
-            return bool((await here.revision())["runningState"] == "ScaledToZero")
-
-        await here.until(at_zero)
-        server = here.share / "server.py"
-        text = server.read_text()
-        server.write_text(text.replace('os.environ.get("READY_AFTER", "0")', '"60"'))
+        await here.until(here.at_zero)
+        (here.share / "ready").unlink()
         async with here.http() as client, client.get(await here.endpoint()) as response:
             assert (response.status, await response.text()) == (504, "stream timeout")
-        await here.until(at_zero)
-        server.write_text("import sys; sys.exit(4)")
+        await here.until(here.at_zero)
+    async with world(tmp_path, Pace(factor=300)) as here:
+        await here.until(here.at_zero)
+        (here.share / "server.py").write_text("import sys; sys.exit(4)")
         async with here.http() as client, client.get(await here.endpoint()) as response:
             assert (response.status, await response.text()) == (503, "no healthy upstream")
         assert "exit code 4" in (await here.revision())["runningStateDetails"]
@@ -535,5 +539,5 @@ async def test_the_end_of_the_stand_in_does_not_wait_for_a_long_grace_period(her
 
     await here.until(told)
     assert alive(process)
-    await asyncio.wait_for(here.provider.stop(), 8)
+    await asyncio.wait_for(here.provider.stop(), 60)
     assert not alive(process)

@@ -11,7 +11,7 @@ import pytest
 
 from infra.emulator.exceptions import AzureError
 from infra.emulator.resource_id import ResourceId
-from tests.container_apps import ENVIRONMENT, GROUP, World, app_body, call, world
+from tests.container_apps import ENVIRONMENT, GROUP, READY_WHEN, World, app_body, call, world
 
 
 @pytest.fixture
@@ -92,12 +92,15 @@ async def test_a_new_revision_waits_for_the_gpu_of_the_old_one(here: World) -> N
 
 async def test_a_restart_takes_the_gpu_of_what_it_replaces(here: World) -> None:
     """With a quota of one, too; and once it has the room, the revision is not called failed while it starts."""
-    await here.put("containerApps", here.app_id(), on_gpu(container={"env": [{"name": "READY_AFTER", "value": "2"}]}))
+    await here.put("containerApps", here.app_id(), on_gpu(container={"env": READY_WHEN}))
+    ready = here.share / "ready"
+    ready.touch()
     await here.running()
     old = (await here.ask())["pid"]
     (revision,) = await here.revisions()
     resource_id = here.app_id().child("revisions", revision["name"])
     before = {each["name"] for each in await here.replicas()}
+    ready.unlink()
     await here.type("containerApps/revisions").action(call(), resource_id, "restart", None)
 
     async def starting() -> bool:
@@ -107,6 +110,7 @@ async def test_a_restart_takes_the_gpu_of_what_it_replaces(here: World) -> None:
     await here.until(starting)
     assert refused(here)
     assert (await here.revision())["healthState"] != "Unhealthy"
+    ready.touch()
 
     async def restarted() -> bool:
         async with here.http() as client, client.get(await here.endpoint()) as response:

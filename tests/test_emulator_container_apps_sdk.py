@@ -111,10 +111,10 @@ class Subscription:
         """GET with trust in the stand-in's authority alone."""
         context = ssl.create_default_context(cafile=self.stand_in.announcement["certificate"])
         request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
-        return urllib.request.urlopen(request, context=context, timeout=20)
+        return urllib.request.urlopen(request, context=context, timeout=60)
 
 
-def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 90) -> Any:
     """What the condition gives once it is true."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -241,7 +241,7 @@ def test_a_killed_stand_in_takes_its_apps_along_and_brings_them_back(tmp_path: P
         process = first.ask("app")["pid"]
         fqdn = first.apps.container_apps.get("killed", "app").configuration.ingress.fqdn
         running.kill()
-        until(lambda: not Path(f"/proc/{process}").exists() if Path("/proc").exists() else not alive(process), 3)
+        until(lambda: not Path(f"/proc/{process}").exists() if Path("/proc").exists() else not alive(process))
         with running_stand_in(tmp_path / "state") as again:
             second = Subscription(again, "killed")
             second.running("app")

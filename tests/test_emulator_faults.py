@@ -422,7 +422,7 @@ def test_a_quota_of_cores_that_is_used_up_keeps_replicas_from_starting(
     apps.container_apps.begin_delete(group, "app").result()
 
 
-def _until(condition: Callable[[], bool], seconds: float = 15) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came true"
