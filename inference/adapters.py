@@ -89,7 +89,6 @@ def _load(
             warnings.simplefilter("ignore")
             config = PeftConfig.from_pretrained(str(folder))
             config.inference_mode = True
-            _warn_of_another_base(adapter, config, base)
             # Made without memory, so that the shapes are known before anything is read.
             if module is None:
                 module = PeftModel(base, config, name, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
@@ -112,20 +111,6 @@ def _load(
             folder, f"has {len(foreign)} weights that the base model has no place for, such as {foreign[0]}"
         )
     return module
-
-
-def _warn_of_another_base(adapter: AdapterFolder, config: PeftConfig, base: Any) -> None:
-    """Equal shapes do not prove the same base, and a folder may be renamed: what the adapter says is told, no more."""
-    trained_on = Path(config.base_model_name_or_path or "").name
-    if trained_on and base.name_or_path and trained_on.lower() != Path(base.name_or_path).name.lower():
-        log.warning(
-            "adapter %s was trained on %s (%s of %s says so) and is served on %s",
-            adapter.name,
-            config.base_model_name_or_path,
-            ADAPTER_CONFIG,
-            adapter.folder,
-            base.name_or_path,
-        )
 
 
 def _check_shapes(module: Any, name: str, folder: Path, tensors: Mapping[str, StoredTensor]) -> None:

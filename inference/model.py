@@ -24,6 +24,7 @@ from folders import (
     read_json,
     shape_words,
 )
+from lineage import check_base
 from lora import AdaptedModel
 from machine import choose_device, choose_dtype, free_memory, stored_dtype, use_processors
 from packed import pack
@@ -74,6 +75,8 @@ def load(
     report("checking the model's files", {})
     tensors = check_model_folder(base)
     of_adapters = {adapter.folder: check_adapter_folder(adapter.folder) for adapter in adapters}
+    for adapter in adapters:
+        check_base(adapter, base)
     every = [*tensors.values(), *(stored for held in of_adapters.values() for stored in held.values())]
     total = sum(stored.bytes for stored in every)
 

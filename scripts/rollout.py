@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts import comparison, diff, history, proof, publish, release, replica, report
+from scripts import comparison, diff, history, lineage, proof, publish, release, replica, report
 from scripts.comparison import Earlier, ExpectedAnswer
 from scripts.deployment import Outputs
 from scripts.diff import Difference
@@ -76,6 +76,7 @@ def deploy(session: Session) -> Deployed:
     if _is_in_use(session, target, found):
         return _proven_again(session, target, timings)
     release.check_folders(share, target, package.uploaded_folders, described_in=_described_in(session))
+    lineage.check(share, package)
     session.say(report.difference_counts(diff.against(share, package, found.release if found else None)))
     with locked(session) as lock:
         before = release.read_current(share)
@@ -96,6 +97,7 @@ def planned(session: Session) -> Difference:
     """What deploy would bring onto the share. Writes nothing."""
     package = packed(session, Timings())
     release.check_folders(session.share, package.release, package.uploaded_folders, described_in=_described_in(session))
+    lineage.check(session.share, package)
     return diff.against(session.share, package, release.read_current_id(session.share))
 
 

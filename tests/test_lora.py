@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -226,18 +224,3 @@ def test_layers_that_do_not_see_rows(tmp_path: Path) -> None:
     adapted.module.set_adapter(adapted.names["expert"])
     with torch.inference_mode():
         torch.testing.assert_close(adapted.module(tokens).logits, peft(tokens).logits, rtol=1e-4, atol=1e-4)
-
-
-def test_an_adapter_that_names_another_base_is_served_with_a_warning(
-    share: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    shutil.copytree(share / "base", tmp_path / "base")
-    shutil.copytree(share / "attention", tmp_path / "attention")
-    attached(tmp_path, "attention")
-    assert not caplog.messages, "trained in a folder of the same name"
-    file = tmp_path / "attention" / "adapter_config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(config | {"base_model_name_or_path": "org/Another-7B"}), encoding="utf-8")
-    attached(tmp_path, "attention")
-    assert len(caplog.messages) == 1
-    assert "adapter attention was trained on org/Another-7B" in caplog.messages[0]

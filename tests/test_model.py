@@ -184,6 +184,14 @@ def test_adapters_that_do_not_fit(share: TinyModel, tmp_path: Path) -> None:
     assert adapter_reason(share).startswith("adapter_config.json says bias 'all': such an adapter replaces")
     config.write_text(kept, encoding="utf-8")
 
+    edit(config, lambda document: document.update(base_model_name_or_path="org/another-7b"))
+    assert adapter_reason(share) == (
+        "was trained on another base model: adapter_config.json says base_model_name_or_path 'org/another-7b', and it "
+        f"would be served on {share.base} (tiny-base); serve it on its own base, or correct base_model_name_or_path if "
+        "it was trained on a copy of this one"
+    )
+    config.write_text(kept, encoding="utf-8")
+
     edit(config, lambda document: document.update(r=8))
     assert adapter_reason(share) == (
         "does not fit the base model: 8 weights of adapter_model.safetensors have another shape than the base model's "
