@@ -31,6 +31,7 @@ _READY_SECONDS = 30.0
 _CRASHES = 2
 _LOG_LINES_SHOWN = 30
 _FAILED_STATES = {"failed", "degraded"}
+_ASLEEP_STATES = {"scaledtozero", "deprovisioning"}
 _END_STATUSES = {"ready", "failed"}
 
 
@@ -66,6 +67,11 @@ class RevisionState:
             or self.health_state.lower() == "unhealthy"
         )
 
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it is scaled to zero; replicas that have ended stay listed for a while."""
+        return not self.replicas or self.running_state.lower() in _ASLEEP_STATES
+
     def __str__(self) -> str:
         state = f"{self.name}: {self.provisioning_state}, {self.running_state}, health {self.health_state}"
         return f"{state} ({self.details})" if self.details else state
@@ -78,6 +84,7 @@ class Restart:
     revision: str
     replicas_before: frozenset[str]
     had_failed: bool
+    was_asleep: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,8 @@ class App:
         before = self.state()
         with cloud.translated(f"restarting the revision {before.name}"):
             self._client.container_apps_revisions.restart_revision(self._resource_group, self._name, before.name)
-        return Restart(before.name, frozenset(replica.name for replica in before.replicas), before.has_failed)
+        names = frozenset(replica.name for replica in before.replicas)
+        return Restart(before.name, names, before.has_failed, before.is_asleep)
 
     def log_lines(
         self, *, tail: int = 100, follow: bool = False, other_than: frozenset[str] = frozenset()

@@ -199,7 +199,7 @@ def _is_in_use(session: Session, target: Release, current: Current | None) -> bo
     state = session.app.state()
     if state.has_failed:
         return False
-    if not state.replicas:
+    if state.is_asleep:
         session.progress("waking the app")
     try:
         wait(session, target.id, replica.Restart(state.name, frozenset(), False))
@@ -239,9 +239,9 @@ def _answers_before(session: Session, previous: Current | None, timings: Timings
         return None
     with timings.phase("compare"):
         state = session.app.state()
-        if state.has_failed or not (state.replicas or wake):
+        if state.has_failed or (state.is_asleep and not wake):
             return None
-        if not state.replicas:
+        if state.is_asleep:
             session.progress("waking the app, to compare the release in use with the new one")
             try:
                 wait(session, previous.release, replica.Restart(state.name, frozenset(), False))
@@ -315,7 +315,7 @@ def _restart(session: Session, target: str, timings: Timings, *, served_before: 
     """Restart the replicas, wait until the release serves, and tell how long nobody was answered meanwhile."""
     restarted = session.app.restart()
     session.say(f"release {target} is current; restarted the revision {restarted.revision}")
-    if not served_before or not restarted.replicas_before:  # there is nobody who could notice
+    if not served_before or restarted.was_asleep:  # there is nobody who could notice
         wait(session, target, restarted)
         return
     with GapWatch(session.endpoint) as watch:

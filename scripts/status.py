@@ -84,7 +84,7 @@ def of(session: Session) -> Status:
     current = release.read_current_id(session.share)
     state = session.app.state()
     readiness = None
-    if state.replicas:
+    if not state.is_asleep:
         try:
             readiness = session.endpoint.ready(answer_seconds=10)
         except CloudError as error:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scripts import history, rollout
 from scripts import release as releases
@@ -17,6 +18,7 @@ from scripts.history import Who
 from scripts.lock import Lock
 from tests.conftest import RunningStandIn
 from tests.release_world import World, deploy, rollback, running_world
+from tests.tiny_resource_manager import replica
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,28 @@ def test_a_dry_run_tells_what_would_be_sent_and_writes_nothing(world: World) -> 
     assert second.bytes_to_send == sum(entry.bytes for entry in second.release.files)
     assert {line.split()[0] for line in share_requests(world)} <= {"GET", "HEAD"}
     assert tree(world) == before
+
+
+def test_an_app_that_sleeps_is_not_woken_for_the_comparison(world: World) -> None:
+    file = world.root / "environments" / "local" / "environment.yaml"
+    text = file.read_text()
+    file.write_text(yaml.safe_dump(yaml.safe_load(text) | {"proof": {"prompts": [{"prompt": "Who are you?"}]}}))
+    state = world.manager.state
+    try:
+        world.new_share()
+        deployed(world, 2)
+        assert any(line.startswith("Who are you?\n    before ") for line in world.said)
+        # What has ended stays listed for a while.
+        state.running, state.replicas = "ScaledToZero", [replica("theapp--1-ended", "NotRunning")]
+        world.said.clear()
+        world.change(3)
+        done = rollout.deploy(world.session)
+    finally:
+        file.write_text(text)
+        state.running = "Running"
+    assert done.changed
+    assert not any("before " in line for line in world.said)
+    assert "unanswered" not in done.timings_seconds
 
 
 def test_a_release_that_fails_its_proof_is_taken_back_and_remembered(world: World) -> None:
