@@ -187,7 +187,8 @@ class Clients:
         AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN is taken unless AZURE_STORAGE_ACCOUNT names another account. Then
         the account's key comes first: who may provision may list it (the template itself does), it covers the lease on
         the share, and the account must allow it, because a container app can mount the share in no other way. An
-        identity that may not list keys uses its token, for which it needs Storage File Data Privileged Contributor.
+        identity that may not list keys uses its token, for which it needs Storage File Data Privileged Contributor, and
+        to change anything the right to lease the share (lock.py).
         """
         address = self.cloud.file_endpoint.format(account=account)
         credential = self._given_key_or_signature(account) or self._key_or_token(account)

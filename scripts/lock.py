@@ -10,13 +10,23 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from scripts.errors import CloudError, Locked
+from scripts.errors import CloudError, Forbidden, Locked
 from scripts.files import ShareClient
 
 LEASE_SECONDS = 60
 """How long a lease lives without a renewal: the longest that a share's lease may be finite (REST: Lease Share)."""
 
 _LOOK_AGAIN_SECONDS = 1.0
+_NOT_ALLOWED = {"AuthorizationPermissionMismatch", "AuthorizationResourceTypeMismatch", "AuthorizationFailure"}
+
+# "Permissions for File service operations" of the storage services REST reference; a lease on a file, for which a data
+# role would do, knows no end, so that a run that died would hold it until somebody broke it.
+_RIGHT_TO_THE_LEASE = (
+    "Runs keep apart by a lease on the share itself. For a signed-in identity that is the action "
+    "Microsoft.Storage/storageAccounts/fileServices/shares/lease/action, which no data role has: give it a role with "
+    "it, such as Storage Account Contributor on the account. A signature must be the account's, allow writing, and be "
+    "for shares and objects (srt=co)."
+)
 
 
 class Lock:
@@ -101,6 +111,10 @@ class Lock:
         except CloudError as error:
             if error.code == "LeaseAlreadyPresent":
                 return False
+            if error.code in _NOT_ALLOWED:
+                raise Forbidden(
+                    f"{error.message} Nothing was changed.", _RIGHT_TO_THE_LEASE, code=error.code, status=error.status
+                ) from None
             raise
         self._held_until = asked_at + self._lease_seconds
         return True

@@ -11,16 +11,17 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from azure.storage.fileshare import ShareLeaseClient
+from azure.storage.fileshare import AccountSasPermissions, ResourceTypes, ShareLeaseClient, generate_account_sas
 
 from scripts import release as releases
 from scripts import share as shares
-from scripts.errors import BadInput, InferopsError, Locked
+from scripts.errors import BadInput, Forbidden, InferopsError, Locked
+from scripts.file_credentials import AccessSignature, EntraToken, FileCredential
 from scripts.files import ShareClient
 from scripts.lock import Lock
 from scripts.release import Current, Package
 from tests.conftest import RunningStandIn
-from tests.share_on_stand_in import new_share, sdk_share
+from tests.share_on_stand_in import ACCOUNT, RESOURCE_GROUP, clients_of, new_share, sdk_share
 
 BASE = "model-cache/someone/demo-base"
 MOMENT = datetime(2026, 11, 21, 12, 0, tzinfo=timezone(timedelta(hours=2)))
@@ -300,6 +301,31 @@ def test_a_deploy_waits_for_another_one(share: ShareClient) -> None:
     with Lock(share, wait_seconds=30, say=say):
         assert time.monotonic() - started < 10
     assert said == ["waiting up to 30 s: the share is held by another run"]
+
+
+@pytest.mark.parametrize("how", ["token", "signature"])
+def test_who_may_not_lease_the_share_is_told_what_is_missing(
+    share: ShareClient, stand_in: RunningStandIn, how: str
+) -> None:
+    """The stand-in's reader may read what is on the share; the signature may write it, and is not for shares."""
+    with clients_of(stand_in, RESOURCE_GROUP) as clients:
+        address, key = clients.cloud.file_endpoint.format(account=ACCOUNT), clients.account_key(ACCOUNT)
+    credential: FileCredential
+    if how == "token":
+        token = stand_in.token("https://storage.azure.com", reader=True)
+        credential = EntraToken(lambda what: (token, time.time() + 3600))
+    else:
+        tomorrow = datetime.now(timezone.utc) + timedelta(days=1)
+        allowed = AccountSasPermissions(read=True, write=True, delete=True, list=True, create=True)
+        signature = generate_account_sas(ACCOUNT, key, ResourceTypes(object=True), allowed, tomorrow)
+        credential = AccessSignature(signature)
+    certificate = Path(stand_in.announcement["certificate"])
+    with ShareClient(address, share.share_name, credential, certificate) as limited:
+        assert shares.file_exists(limited, f"{BASE}/config.json")
+        with pytest.raises(Forbidden, match="Nothing was changed") as caught, Lock(limited):
+            pass
+    assert "fileServices/shares/lease/action" in caught.value.next_step
+    assert "srt=co" in caught.value.next_step
 
 
 def test_a_lock_that_was_taken_away_stops_the_deploy(
