@@ -238,6 +238,18 @@ def upload(
     return tuple(made)
 
 
+def large_files_elsewhere(share: ShareClient, files: Iterable[LocalFile]) -> dict[str, str]:
+    """SHA-256 -> path on the share, of the bundles' files that may be the same as large ones of these.
+
+    Small files are not looked for: to find one takes as long as to send it.
+    """
+    sizes = {file.entry.bytes for file in files if file.entry.bytes > share_module.RANGE_BYTES}
+    if not sizes:
+        return {}
+    found = share_module.read_remote(share, ADAPTERS, sizes=sizes)
+    return {entry.sha256: f"{ADAPTERS}/{entry.path}" for entry in found if entry.sha256}
+
+
 def read_current(share: ShareClient) -> Current | None:
     """The release in use (one request); None when there is none yet.
 
@@ -381,18 +393,6 @@ def _files_of(share: ShareClient, release_id: str | None) -> dict[str, str]:
     if release is None:
         return {}
     return {entry.sha256: f"{RELEASES}/{release.id}/{entry.path}" for entry in release.files}
-
-
-def large_files_elsewhere(share: ShareClient, files: Iterable[LocalFile]) -> dict[str, str]:
-    """SHA-256 -> path on the share, of the bundles' files that may be the same as large ones of these.
-
-    Small files are not looked for: to find one takes as long as to send it.
-    """
-    sizes = {file.entry.bytes for file in files if file.entry.bytes > share_module.RANGE_BYTES}
-    if not sizes:
-        return {}
-    found = share_module.read_remote(share, ADAPTERS, sizes=sizes)
-    return {entry.sha256: f"{ADAPTERS}/{entry.path}" for entry in found if entry.sha256}
 
 
 def _model_folders(share: ShareClient, marks: Iterable[str]) -> dict[str, list[str]]:
