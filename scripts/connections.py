@@ -49,7 +49,7 @@ class Connections:
 
     def __init__(self, address: str, kept: int, certificate: Path | None = None) -> None:
         parts = urlsplit(address)
-        self._host, self._port = parts.hostname or "", parts.port
+        self._named, self._host, self._port = parts.netloc, parts.hostname or "", parts.port
         self._context = _trusting(certificate) if parts.scheme == "https" else None
         self._proxy = _proxy_of(parts)
         # To a server that is asked in the clear, a proxy is told the whole address in each request.
@@ -78,17 +78,18 @@ class Connections:
                 connection.timeout = connect_seconds
                 connection.connect()
             connection.sock.settimeout(answer_seconds)
-            lengths = {"Content-Length": str(len(content))} if content or method == "PUT" else {}
             # A server that refuses need not read all that is sent, and its answer is waiting then.
             with contextlib.suppress(BrokenPipeError):
-                connection.request(method, self._before_target + target, _pieces(content), {**headers, **lengths})
-            response = connection.getresponse()
+                for piece in self._pieces(method, target, headers, content):
+                    connection.sock.sendall(piece)
+            response = http.client.HTTPResponse(connection.sock, method=method)
+            response.begin()
             told = {name.lower(): value for name, value in response.getheaders()}
             answer = Answer(response.status, response.reason, told, response.read())
         except BaseException:
             connection.close()
             raise
-        if len(self._idle) < self._kept:
+        if len(self._idle) < self._kept and not response.will_close:
             self._idle.append(connection)
         else:
             connection.close()
@@ -98,6 +99,25 @@ class Connections:
         """Close the connections that are kept."""
         while self._idle:
             self._idle.pop().close()
+
+    def _pieces(
+        self, method: str, target: str, headers: Mapping[str, str], content: bytes
+    ) -> Iterator[bytes | memoryview]:
+        """A request as it is sent. A small one in one piece: http.client's own way takes two, and twice as long."""
+        lines = [f"{method} {self._before_target}{target} HTTP/1.1", f"Host: {self._named}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        if content or method == "PUT":
+            lines.append(f"Content-Length: {len(content)}")
+        if not all(line.isprintable() for line in lines):
+            raise ValueError("a line end, or another control character, in a request's address or headers")
+        head = "\r\n".join([*lines, "\r\n"]).encode("ascii")
+        if len(content) <= _SENT_AT_ONCE_BYTES:
+            yield head + content
+            return
+        yield head
+        view = memoryview(content)
+        for begin in range(0, len(content), _SENT_AT_ONCE_BYTES):
+            yield view[begin : begin + _SENT_AT_ONCE_BYTES]
 
     def _take(self) -> http.client.HTTPConnection:
         """A connection that was used a moment ago, or a new one; it may have to be opened."""
@@ -118,13 +138,6 @@ class Connections:
         connection = http.client.HTTPSConnection(host or "", port or 80, context=self._context)
         connection.set_tunnel(self._host, self._port or 443, _proxy_headers(self._proxy))
         return connection
-
-
-def _pieces(content: bytes) -> Iterator[memoryview] | bytes | None:
-    if len(content) <= _SENT_AT_ONCE_BYTES:
-        return content or None
-    view = memoryview(content)
-    return (view[begin : begin + _SENT_AT_ONCE_BYTES] for begin in range(0, len(content), _SENT_AT_ONCE_BYTES))
 
 
 def _has_ended(connection: socket.socket) -> bool:

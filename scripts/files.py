@@ -72,8 +72,8 @@ class ShareClient:
     def within(self, seconds_left: Callable[[], float] | None) -> ShareClient:
         """The same client for requests that may only be sent for so long, as under a lease.
 
-        seconds_left is asked before each attempt, which waits for no answer longer than that; what it raises ends the
-        request. None for no limit.
+        seconds_left is asked before each attempt, which waits for no answer longer than that, and while the next one is
+        waited for; what it raises ends the request. None for no limit.
         """
         limited = copy.copy(self)
         limited._seconds_left = seconds_left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 import uuid
 from collections.abc import Iterator
@@ -289,7 +290,7 @@ def test_what_is_written_under_a_lease_is_not_sent_again_once_it_is_lost(
 
 
 def test_an_answer_is_not_waited_for_beyond_the_lease(share: ShareClient, switch: Switch) -> None:
-    left = iter((2.0, 40.0))
+    left = itertools.chain([2.0], itertools.repeat(40.0))
     with switch.on({"fault": "latency", "service": "files", "method": ["PUT"], "seconds": 3, "count": 1}):
         shares.write_small_file(share, "current", b"x", seconds_left=lambda: next(left))
         (rule,) = switch.rules()
