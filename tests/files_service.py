@@ -151,7 +151,7 @@ class RunningFiles(Reachable):
         async def run() -> Result:
             return function(self.service)
 
-        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(60)
 
 
 def shared_key(method: str, path: str, query: str, headers: dict[str, str], length: int, account: str = ACCOUNT) -> str:
@@ -206,12 +206,12 @@ def running_files(state: Path) -> Iterator[RunningFiles]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
-    assert ready.wait(20), "the file service did not start"
+    assert ready.wait(60), "the file service did not start"
     try:
         yield started[0]
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(60)
 
 
 @contextlib.contextmanager
@@ -227,7 +227,7 @@ def files_process(state: Path) -> Iterator[tuple[Reachable, subprocess.Popen[str
         yield Reachable(state / "shares", told["port"], Path(told["certificate"])), process
     finally:
         process.stdin.close()
-        process.wait(20)
+        process.wait(60)
         process.stdout.close()
 
 

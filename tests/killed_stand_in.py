@@ -68,7 +68,7 @@ class Process:
 
     def announced(self) -> dict[str, str]:
         """What it announced once it can be called."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while not (self._told.exists() and self._told.read_text().endswith("\n")):
             assert self._process is not None and self._process.is_alive() and time.monotonic() < end, self._log()
             time.sleep(0.005)

@@ -93,7 +93,7 @@ class Arm:
         assert self.request("PUT", path, {"location": "eastus"}).status_code == 201
         return path
 
-    def poll(self, response: httpx.Response, seconds: float = 30) -> httpx.Response:
+    def poll(self, response: httpx.Response, seconds: float = 90) -> httpx.Response:
         """The last answer of the address that `response` (202 with Location) names."""
         end = time.monotonic() + seconds
         while response.status_code == 202:
@@ -109,7 +109,7 @@ class Arm:
         assert response.status_code in (200, 201), response.text
         return self.wait(response)
 
-    def wait(self, response: httpx.Response, seconds: float = 30) -> dict[str, Any]:
+    def wait(self, response: httpx.Response, seconds: float = 90) -> dict[str, Any]:
         """The deployment that `response` accepted, once it has ended."""
         end = time.monotonic() + seconds
         while self.get(response.headers["azure-asyncoperation"])["status"] in ("Accepted", "Running"):

@@ -504,7 +504,7 @@ async def test_a_request_is_not_held_for_ever(tmp_path: Path) -> None:
 
 async def test_sigterm_then_sigkill_after_the_grace_period(here: World) -> None:
     """A container that ignores SIGTERM is ended by force; its exit code says so."""
-    body = app_body(container={"env": [{"name": "STUBBORN", "value": "1"}]}, terminationGracePeriodSeconds=1)
+    body = app_body(container={"env": [{"name": "STUBBORN", "value": "1"}]}, terminationGracePeriodSeconds=5)
     await here.put("containerApps", here.app_id(), body)
     await here.running()
     process = (await here.ask())["pid"]

@@ -68,7 +68,7 @@ class Place:
         """Status of a PUT that is accepted, and the error with which its work ends."""
         answer = self.writer.request("PUT", path, body, api_version=APPS)
         assert answer.status_code == 201, answer.text
-        end = time.monotonic() + 15
+        end = time.monotonic() + 60
         while (polled := self.writer.get(answer.headers["azure-asyncoperation"]))["status"] == "InProgress":
             assert time.monotonic() < end, "it never ended"
             time.sleep(0.05)
@@ -90,7 +90,7 @@ def place(stand_in_here: RunningStandIn) -> Place:
     profiles = [{"name": "Consumption", "workloadProfileType": "Consumption"}]
     body = {"location": "eastus", "properties": {"workloadProfiles": profiles}}
     assert writer.request("PUT", made.environment, body, api_version=APPS).status_code == 201
-    end = time.monotonic() + 15
+    end = time.monotonic() + 60
     while writer.get(made.environment, APPS)["properties"]["provisioningState"] != "Succeeded":
         assert time.monotonic() < end, "the environment was never made"
         time.sleep(0.05)

@@ -78,7 +78,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
 def test_an_interrupt_ends_it_like_a_termination(tmp_path: Path) -> None:
     with running_stand_in(tmp_path / "state") as running:
         running.process.send_signal(signal.SIGINT)
-        assert running.process.wait(timeout=10) == 0
+        assert running.process.wait(timeout=60) == 0
 
 
 def test_what_is_not_known_is_said_and_not_invented(stand_in: RunningStandIn) -> None:

@@ -166,7 +166,7 @@ class Replay:
 
     def _ask(self, asked: dict[str, Any]) -> httpx.Response:
         if _POLLED.search(asked["url"]):
-            end = time.monotonic() + 20
+            end = time.monotonic() + 60
             while True:
                 answer = self._arm.request("GET", self._address)
                 going_on = answer.status_code == 202 or (
@@ -378,7 +378,7 @@ def test_what_stands_around_apps(writer: Arm) -> None:
     # The workspaces of 2023-09-01 answered 201 without an address to poll.
     replay.hold(of_apps("log-analytics-workspace"), places=(0,), but={0: ("header azure-asyncoperation",)})
     path = f"/resourceGroups/{group}/providers/Microsoft.OperationalInsights/workspaces/containerapp-env000005"
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while writer.get(path, "2023-09-01")["properties"]["provisioningState"] != "Succeeded":
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -89,7 +89,7 @@ class World:
 
     def settled(self, resource_type: str) -> dict[str, Any]:
         """The resource once nothing goes on with it."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while True:
             shown: dict[str, Any] = self.writer.get(self.ids[resource_type], self.version(resource_type))
             if shown["properties"].get("provisioningState", "Succeeded") == "Succeeded":
