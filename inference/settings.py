@@ -6,7 +6,7 @@ on, the key and the limits; it does not know whether a model folder is any good:
 | variable | default | meaning |
 |---|---|---|
 | INFERENCE_API_KEY | none: needed | who shows it may call; its name in the log is `default` |
-| INFERENCE_API_KEYS | none | more keys: name=key, separated by commas or line ends |
+| INFERENCE_API_KEYS | none | more keys: name=key, separated by commas or line ends; `,` (the template's) is none |
 | INFERENCE_KEY_CONCURRENT | 0: no limit | requests of one key at once; `4, ci=16` gives `ci` its own |
 | INFERENCE_KEY_REQUESTS_PER_MINUTE | 0: no limit | requests of one key in a minute, in the same form |
 | INFERENCE_RELEASE_FOLDER | set by start.sh | the release; its release.json names the model's folders |

@@ -191,6 +191,10 @@ def test_settings_do_not_change() -> None:
         settings.port = 1  # type: ignore[misc]
 
 
+def test_the_list_without_entries_that_the_template_gives_is_no_key() -> None:
+    assert read_settings(BY_HAND | {"INFERENCE_API_KEYS": ","}).api_keys == {"default": KEY}
+
+
 def test_keys_that_cannot_be_used_are_told_without_a_word_of_them() -> None:
     keys = "the-secret-of-nobody,two words=long-enough-secret,ci=short,default=another-secret,ci=good-secret,"
     keys += f"ci=another-secret,again={KEY},=nameless-secret"
