@@ -20,7 +20,7 @@ from tests.conftest import ROOT, RunningStandIn, checkout, running_stand_in
 from tests.workflows.github import REQUEST_TOKEN, Issuer, running_issuer, write_actions
 
 WORKFLOWS = ROOT / ".github" / "workflows"
-KEY = "key-of-the-workflow-tests"
+KEY, KEY_OF_CI = "key-of-the-workflow-tests", "key-of-a-caller-called-ci"
 ACT = shutil.which("act") or str(ROOT / ".local" / "bin" / "act")
 needs_act = pytest.mark.skipif(not Path(ACT).exists(), reason="act is not on PATH (.ci/run installs it where Go is)")
 
@@ -55,6 +55,7 @@ class Runner:
         (self.folder / "temp").mkdir(exist_ok=True)
         command = [ACT, event, "-W", str(WORKFLOWS / workflow), "-P", "ubuntu-latest=-self-hosted"]
         command += ["--action-offline-mode", "-e", str(event_file), "-s", f"INFERENCE_API_KEY={KEY}"]
+        command += ["-s", f"INFERENCE_API_KEYS=ci={KEY_OF_CI}"]
         for name, place in self.actions.items():
             command += ["--local-repository", f"{name}@{_pin(name)}={place}"]
         for name, value in variables.items():
@@ -163,7 +164,13 @@ def test_merge_deploys_and_publishes_the_endpoint(runner: Runner) -> None:
     )
     assert answer.status_code == 200, answer.text
     assert "Ahoy" in answer.json()["choices"][0]["message"]["content"]
+    headers = {"Authorization": f"Bearer {KEY_OF_CI}"}
+    assert httpx.get(
+        config["ACA_APP_ENDPOINT"] + "/v1/models", headers=headers, verify=runner.stand_in.trust
+    ).is_success
+    assert "named keys: added ci" in result.stdout
     assert KEY not in result.stdout
+    assert KEY_OF_CI not in result.stdout
 
 
 @needs_act
