@@ -200,9 +200,9 @@ def test_what_may_pass_is_asked_again_five_times(status: int) -> None:
             share.get_file("a")
         assert caught.value.status == status
         assert len(server.asked) == 1 + MORE_ATTEMPTS
-    with telling(*[(status, b"")] * MORE_ATTEMPTS, (200, b"content")) as server:
-        with client_of(server, AccountKey("account", KEY)) as share:
-            assert share.get_file("a")[0] == b"content"
+    answers = [(status, b"")] * MORE_ATTEMPTS
+    with telling(*answers, (200, b"content")) as server, client_of(server, AccountKey("account", KEY)) as share:
+        assert share.get_file("a")[0] == b"content"
 
 
 @pytest.mark.parametrize("status", [302, 400, 403, 404, 409, 412, 501])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,11 +44,15 @@ class Job:
 def run(job: Job) -> dict[str, Any]:
     """Seconds, and what the plan was."""
     begun = time.perf_counter()
-    local = read_local({"": Path(job.source)})
-    read = time.perf_counter()
     credential = AccountKey(job.account, job.key)
     with ShareClient(job.address, job.share, credential, Path(job.certificate)) as share:
-        plan = _in_place(share, job, local) if job.how == "in place" else _release(share, job, local)
+        # What the share holds is asked while the local files are read.
+        with ThreadPoolExecutor(1) as beside:
+            listed = beside.submit(_listed, share, job.folder if job.how == "in place" else job.before)
+            local = read_local({"": Path(job.source)})
+            read = time.perf_counter()
+            before = listed.result()
+        plan = (_in_place if job.how == "in place" else _release)(share, job, local, before)
     ended = time.perf_counter()
     return {
         "seconds": round(ended - begun, 3),
@@ -58,16 +63,15 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
-def _in_place(share: ShareClient, job: Job, local: tuple[LocalFile, ...]) -> SyncPlan:
-    plan = shares.plan(local, _listed(share, job.folder), folder=job.folder)
+def _in_place(share: ShareClient, job: Job, local: tuple[LocalFile, ...], before: tuple[FileEntry, ...]) -> SyncPlan:
+    plan = shares.plan(local, before, folder=job.folder)
     if not plan.is_empty:
         upload.apply(share, plan, local)
         _list(share, job.folder, local)
     return plan
 
 
-def _release(share: ShareClient, job: Job, local: tuple[LocalFile, ...]) -> SyncPlan:
-    before = _listed(share, job.before) if job.before else ()
+def _release(share: ShareClient, job: Job, local: tuple[LocalFile, ...], before: tuple[FileEntry, ...]) -> SyncPlan:
     elsewhere = {entry.sha256: f"{job.before}/{entry.path}" for entry in before}
     plan = shares.plan(local, (), folder=f".incomplete-{job.folder}", elsewhere=elsewhere)
     upload.apply(share, plan, local)
@@ -76,8 +80,8 @@ def _release(share: ShareClient, job: Job, local: tuple[LocalFile, ...]) -> Sync
     return plan
 
 
-def _listed(share: ShareClient, folder: str) -> tuple[FileEntry, ...]:
-    found = shares.read_small_file(share, f"{folder}.json")
+def _listed(share: ShareClient, folder: str | None) -> tuple[FileEntry, ...]:
+    found = shares.read_small_file(share, f"{folder}.json") if folder else None
     return tuple(FileEntry(*entry) for entry in json.loads(found.content)) if found else ()
 
 
