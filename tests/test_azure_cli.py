@@ -353,11 +353,12 @@ def container_app(world: World) -> None:
 
 def settings_of_the_app(world: World) -> None:
     az, app = world.az, ["-n", "cli-app", "-g", world.group]
-    assert az.json("containerapp secret list", *app) == [{"name": "api-key"}]
+    assert az.json("containerapp secret list", *app) == [{"name": "api-key"}, {"name": "api-keys"}]
     assert az.json("containerapp secret show --secret-name api-key", *app)["value"] == API_KEY
-    names = [one["name"] for one in az.json("containerapp secret set --secrets second=value", *app)]
-    assert names == ["api-key", "second"]
-    assert az.json("containerapp secret remove --secret-names second", *app) == [{"name": "api-key"}]
+    names = [one["name"] for one in az.json("containerapp secret set --secrets third=value", *app)]
+    assert names == ["api-key", "api-keys", "third"]
+    left = az.json("containerapp secret remove --secret-names third", *app)
+    assert left == [{"name": "api-key"}, {"name": "api-keys"}]
     ingress = az.json("containerapp ingress show", *app)
     assert (ingress["external"], ingress["targetPort"], ingress["allowInsecure"]) == (True, 8000, False)
     assert az.json("containerapp ingress traffic show", *app) == [{"latestRevision": True, "weight": 100}]
