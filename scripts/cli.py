@@ -376,10 +376,12 @@ def restart(context: click.Context, environment: str, as_json: bool, config: Pat
 @click.pass_context
 def status(context: click.Context, environment: str, as_json: bool, config: Path | None) -> None:
     """Show the app, its replicas, the release in use and what its start took. Does not wake a sleeping app."""
+    from scripts import report
     from scripts import status as statuses
 
     with _session(context, environment, config=config) as session:
         now = statuses.of(session)
+        session.job.add_summary(report.block(str(now)))
     _print(as_json, now.to_json, lambda: str(now))
 
 

@@ -152,8 +152,10 @@ def recorded(
         yield run
         run.left_open = False
     except BaseException as error:
-        outcome = "failed" if isinstance(error, Exception) else "interrupted"
-        run.detail = error.message if isinstance(error, InferopsError) else type(error).__name__
+        if isinstance(error, Exception):
+            outcome, run.detail = "failed", error.message if isinstance(error, InferopsError) else type(error).__name__
+        else:
+            outcome = "interrupted"
         raise
     finally:
         ended = dataclasses.replace(entry, ended=_now(), outcome=outcome, detail=run.detail)

@@ -145,23 +145,24 @@ def difference_counts(difference: Difference) -> str:
 def history_text(past: History, limit: int) -> str:
     """A line for each run, newest first, `*` at the one that put the release in use into use; then older releases."""
     current = past.current.release if past.current else None
-    rows = [("", "RELEASE", "WHEN", "VERB", "BY", "COMMIT", "OUTCOME", "ADAPTERS")]
+    rows = [("", "RELEASE", "WHEN", "VERB", "BY", "COMMIT", "OUTCOME", "ADAPTERS", "DETAIL")]
     marked = False
     for run in reversed(past.runs[-limit:]):
         is_current = not marked and run.release is not None and run.release == current and run.outcome == "proven"
         marked = marked or is_current
         release = run.release or ""
         if run.release is not None and run.release not in past.on_share:
-            release += " (removed)"
+            release += " (not on the share)"
         outcome = run.outcome or "under way, or cut off"
-        shown = ", ".join(run.adapters) or run.detail
+        adapters = ", ".join(run.adapters)
         commit = _short_commit(run.commit) if run.release else ""
-        rows.append(("*" if is_current else "", release, run.begun, run.verb, run.who.name, commit, outcome, shown))
+        mark = "*" if is_current else ""
+        detail = " ".join(run.detail.split())
+        rows.append((mark, release, run.begun, run.verb, run.who.name, commit, outcome, adapters, detail))
     for old in past.unrecorded:
         mark = "*" if old.id == current else ""
-        rows.append(
-            (mark, old.id, old.time, "", "", _short_commit(old.commit), "not recorded", ", ".join(old.adapters))
-        )
+        adapters = ", ".join(old.adapters)
+        rows.append((mark, old.id, old.time, "", "", _short_commit(old.commit), "not recorded", adapters, ""))
     if len(rows) == 1:
         return "The share has no release yet."
     return _table(rows)
@@ -183,7 +184,8 @@ def garbage_text(found: Garbage) -> str:
     """A line for each folder that goes, and the counts last."""
     lines = [f"- {item.folder} ({_counted(len(item.files), 'file')}, {size(item.bytes)})" for item in found.items]
     kept = f"Kept: {', '.join(found.kept) or 'no release'}."
-    return "\n".join([*lines, f"{garbage_counts(found)}. {kept}"])
+    counts = garbage_counts(found) if found.items else "Nothing to remove"
+    return "\n".join([*lines, f"{counts}. {kept}"])
 
 
 def garbage_json(found: Garbage) -> dict[str, Any]:

@@ -339,7 +339,7 @@ def test_the_verbs_as_typed(world: World, tmp_path: Path) -> None:
 
 def test_a_removed_release_is_shown_as_such(world: World) -> None:
     text = report.history_text(history.of(world.share), 20)
-    assert f"{world.made[0]} (removed)" in text
+    assert f"{world.made[0]} (not on the share)" in text
     marked = [line for line in text.splitlines() if line.startswith("*")]
     assert len(marked) == 1 and world.made[2] in marked[0] and "rollback" in marked[0]
     assert "2 releases" in text.splitlines()[1], "the gc and what it removed"

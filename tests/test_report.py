@@ -171,7 +171,7 @@ def run(verb: Verb, release: str | None, outcome: Outcome | None, **more: Any) -
 def test_a_history_marks_what_is_in_use_and_tells_what_is_gone() -> None:
     runs = (
         run("deploy", "a", "proven", commit="0123456789abcdef-dirty", adapters={"default": "adapters/default/1"}),
-        run("deploy", "b", "failed"),
+        run("deploy", "b", "failed", detail="Release b does not answer\nas it must."),
         run("rollback", "a", "proven", commit="0123456789abcdef-dirty"),
         run("gc", None, "done", detail="1 release, 3 B"),
         run("deploy", "c", None),
@@ -179,11 +179,12 @@ def test_a_history_marks_what_is_in_use_and_tells_what_is_gone() -> None:
     old = dataclasses.replace(RELEASE, id="old")
     past = History(Current("a", True, None), runs, (old,), frozenset({"a", "c", "old"}))
     rows = [line.split() for line in report.history_text(past, 20).splitlines()]
-    assert rows[0] == ["RELEASE", "WHEN", "VERB", "BY", "COMMIT", "OUTCOME", "ADAPTERS"]
+    assert rows[0] == ["RELEASE", "WHEN", "VERB", "BY", "COMMIT", "OUTCOME", "ADAPTERS", "DETAIL"]
     assert rows[1][0] == "c" and " ".join(rows[1]).endswith("under way, or cut off")
     assert rows[2][-4:] == ["1", "release,", "3", "B"]
     assert rows[3][:2] == ["*", "a"] and "012345678-dirty" in rows[3]
-    assert rows[4][:2] == ["b", "(removed)"] and "failed" in rows[4]
+    assert " ".join(rows[4][:5]) == "b (not on the share)"
+    assert " ".join(rows[4]).endswith("failed Release b does not answer as it must.")
     assert rows[5][0] == "a", "in use since the rollback, and not since this deploy"
     assert rows[6][0] == "old" and " ".join(rows[6]).endswith("not recorded default")
     assert len(report.history_text(past, 2).splitlines()) == 4
