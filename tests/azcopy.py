@@ -35,7 +35,7 @@ class AzCopy:
         host = httpx.URL(self.stand_in.announcement["resource_manager"]).netloc.decode()
         trusted = f"--trusted-microsoft-suffixes={host}"
         return subprocess.run(
-            [str(EXECUTABLE), *arguments, trusted], env=self.environment, capture_output=True, text=True, timeout=90
+            [str(EXECUTABLE), *arguments, trusted], env=self.environment, capture_output=True, text=True, timeout=280
         )
 
 

@@ -69,7 +69,7 @@ class AzureCli:
             env=self.told,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=True,
         )
         self.commands.append(" ".join(arguments))
@@ -104,5 +104,5 @@ def azure_cli(stand_in: RunningStandIn, folder: Path) -> Iterator[AzureCli]:
         yield AzureCli(told, driver)
     finally:
         driver.stdin.close()
-        driver.wait(30)
+        driver.wait(60)
         driver.stdout.close()

@@ -80,7 +80,7 @@ class RunningStandIn:
         """What the AI Toolkit's fine-tuning leaves: a group with a share that holds the demo model (cached)."""
         command = [sys.executable, "-m", "infra.emulator.finetuning", "--stand-in", str(self.announcement_file)]
         command += ["--resource-group", resource_group]
-        subprocess.run(command, cwd=ROOT, check=True, timeout=280)
+        subprocess.run(command, cwd=ROOT, check=True, timeout=850)
 
     def kill(self) -> None:
         """SIGKILL, as a crash."""

@@ -57,7 +57,7 @@ class KillingProxy(ThreadingHTTPServer):
     def wait_until_idle(self) -> None:
         """Wait for the requests that were under way when the caller died."""
         with self._lock:
-            assert self._lock.wait_for(lambda: self._active == 0, timeout=10)
+            assert self._lock.wait_for(lambda: self._active == 0, timeout=60)
 
     def begin(self) -> None:
         with self._lock:

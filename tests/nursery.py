@@ -26,7 +26,7 @@ class Nursery:
     def go(self) -> int:
         """Let the child run, and wait for its end: its exit code, or the negative number of the signal."""
         self._orders.send("go")
-        assert self._orders.poll(60), "the process does not end"
+        assert self._orders.poll(300), "the process does not end"
         code: int = self._orders.recv()
         return code
 
@@ -44,7 +44,7 @@ def running_nursery(warm_up: Callable[[], Any], variables: Mapping[str, str]) ->
         yield Nursery(ours)
     finally:
         ours.close()
-        process.join(30)
+        process.join(60)
 
 
 def _serve(orders: Connection, warm_up: Callable[[], Any], variables: dict[str, str]) -> None:

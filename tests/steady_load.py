@@ -29,7 +29,7 @@ class SteadyLoad:
     slowest_seconds: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def wait_for(self, count: int, seconds: float = 60) -> None:
+    def wait_for(self, count: int, seconds: float = 120) -> None:
         """Until so many more chats were asked and have ended."""
         aim = self.answered + len(self.lost) + count
         deadline = time.monotonic() + seconds

@@ -192,7 +192,7 @@ def test_the_same_pages_polling_and_classes_without_asyncio(stand_in: RunningSta
     pages = groups.resources.list_by_resource_group(name, top=2).by_page()
     assert [len(list(page)) for page in pages] == [2, 1]
     waited = groups.resource_groups.begin_delete(name)
-    waited.wait(20)
+    waited.wait(60)
     assert waited.status() == "Succeeded"
     with pytest.raises(ResourceNotFoundError):
         groups.resource_groups.get(name)

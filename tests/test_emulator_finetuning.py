@@ -24,14 +24,11 @@ ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "infra.emulator.finetuning"]
 GROUP = "rg-fine-tuning"
 
-# The one training of this machine may fall into the first of these tests, on a busy machine.
-pytestmark = pytest.mark.timeout(600)
-
 
 @pytest.fixture(scope="session")
 def demo_models() -> Path:
     """The folder with the models of the real recipe, trained once on this machine."""
-    done = subprocess.run([*COMMAND, "--train-only"], cwd=ROOT, capture_output=True, text=True, timeout=590)
+    done = subprocess.run([*COMMAND, "--train-only"], cwd=ROOT, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.strip())
 
@@ -133,7 +130,7 @@ train.train(dataclasses.replace(recipe.RECIPE, base=short, adapter=short), pathl
         )
         for number, folder in enumerate(folders)
     ]
-    assert [process.wait(120) for process in running] == [0, 0]
+    assert [process.wait(400) for process in running] == [0, 0]
     one, two = (
         {
             str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -166,7 +163,7 @@ def test_an_interrupted_training_leaves_nothing_behind(tmp_path: Path) -> None:
         assert not left.exists()
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
-        assert process.wait(30) == 130
+        assert process.wait(120) == 130
     assert "Interrupted" in said
     assert "Traceback" not in said
     assert [path.name for path in (tmp_path / "inferops").iterdir()] == [f".demo-{fingerprint()}.lock"]
@@ -181,7 +178,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStandI
 def published(stand_in: RunningStandIn) -> str:
     """Runs the job; what it said."""
     command = [*COMMAND, "--stand-in", str(stand_in.announcement_file), "--resource-group", GROUP]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     return done.stderr
 

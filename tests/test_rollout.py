@@ -300,9 +300,9 @@ def test_a_deploy_waits_for_the_one_before_it_and_finds_its_work_done(world: Wor
     with holder:
         thread = threading.Thread(target=lambda: results.append(rollout.deploy(world.session)))
         thread.start()
-        assert waits.wait(30)
+        assert waits.wait(60)
         assert not results
-    thread.join(60)
+    thread.join(120)
     assert results[0].changed
     assert world.current() == results[0].release.id
 

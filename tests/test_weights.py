@@ -86,7 +86,7 @@ def slow(folder: Path, tmp_path: Path) -> Iterator[Path]:
         yield mount_point
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def test_from_a_slow_share(slow: Path, folder: Path) -> None:
