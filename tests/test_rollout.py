@@ -101,6 +101,22 @@ def test_a_dry_run_tells_what_would_be_sent_and_writes_nothing(world: World) -> 
     assert tree(world) == before
 
 
+def test_an_adapter_of_another_base_is_refused_before_anything_is_sent(world: World) -> None:
+    deployed(world, 1)
+    before, restarted = tree(world), restarts(world)
+    world.write("adapter/adapter_config.json", b'{"base_model_name_or_path": "org/Another-7B"}')
+    try:
+        for refused in (rollout.deploy, rollout.planned):
+            with pytest.raises(BadInput) as caught:
+                refused(world.session)
+            (problem,) = caught.value.problems
+            assert str(problem.file).endswith("adapter/adapter_config.json")
+            assert "the adapter default was trained on another base model than model-cache/demo-base" in problem.message
+    finally:
+        world.write("adapter/adapter_config.json", b"{}")
+    assert (tree(world), restarts(world)) == (before, restarted)
+
+
 def test_an_app_that_sleeps_is_not_woken_for_the_comparison(world: World) -> None:
     file = world.root / "environments" / "local" / "environment.yaml"
     text = file.read_text()
