@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from scripts import service_errors
 from scripts.connections import Answer
-from scripts.errors import CloudError
+from scripts.errors import CloudError, NotSignedIn
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -86,13 +86,22 @@ def listed(what: str, answer: Answer) -> tuple[list[tuple[str, int | None]], str
     return found, root.findtext("NextMarker", "")
 
 
-def refusal(what: str, answer: Answer) -> CloudError:
-    """The error for an answer that says no. Its code stands in a header, a sentence only in a body."""
+def refusal(what: str, answer: Answer, *, if_unknown: str | None = None) -> CloudError:
+    """The error for an answer that says no. Its code stands in a header, a sentence only in a body.
+
+    if_unknown is the credential's own next step for when it is not taken for good.
+    """
     root = _parsed(answer.content)
     code = answer.headers.get("x-ms-error-code") or ("" if root is None else root.findtext("Code", ""))
     sentence = "" if root is None else root.findtext("Message", "").partition("\n")[0].strip()
     message = sentence or f"HTTP status {answer.status} {answer.reason}".strip()
-    return service_errors.from_body(what, {"code": code, "message": message}, answer.status)
+    error = service_errors.from_body(what, {"code": code, "message": message}, answer.status)
+    if if_unknown is None or not isinstance(error, NotSignedIn):
+        return error
+    # Of one line where it is about times, of many where it is what was to be signed.
+    detail = "" if root is None else root.findtext("AuthenticationErrorDetail", "").strip()
+    details = [detail] if detail and "\n" not in detail else []
+    return NotSignedIn(error.message, if_unknown, details=details, code=error.code, status=error.status)
 
 
 def _parsed(document: bytes) -> Element | None:

@@ -26,6 +26,9 @@ class FileCredential(Protocol):
     query: str
     """What every address carries, those of a copy's or rename's source among them; empty for nothing."""
 
+    if_unknown: str | None
+    """What to do when the service does not take it for good, where that is not to sign in again."""
+
     def headers(
         self, what: str, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], length: int
     ) -> dict[str, str]:
@@ -42,6 +45,10 @@ class AccountKey:
 
     def __init__(self, account: str, key: str) -> None:
         self._account = account
+        self.if_unknown: str | None = (
+            f"Correct AZURE_STORAGE_KEY if you set it: az storage account keys list --account-name {account}. "
+            "If not, the key was renewed meanwhile: run the same command again."
+        )
         try:
             self._key = base64.b64decode(key, validate=True)
         except (binascii.Error, ValueError):
@@ -81,6 +88,10 @@ class AccountKey:
 class AccessSignature:
     """A shared access signature (SAS) as a person has it. Raises BadInput for a text that cannot be one."""
 
+    if_unknown: str | None = (
+        "Make AZURE_STORAGE_SAS_TOKEN anew: it has ended or not begun, was not copied whole, or its key was renewed."
+    )
+
     def __init__(self, signature: str) -> None:
         self.query = signature.strip().lstrip("?")
         if "sig=" not in self.query or not self.query.isascii() or not self.query.isprintable() or " " in self.query:
@@ -105,6 +116,7 @@ class EntraToken:
     """
 
     query = ""
+    if_unknown: str | None = None
 
     def __init__(self, fetch: Callable[[str], tuple[str, float]]) -> None:
         self._fetch = fetch

@@ -253,7 +253,7 @@ class ShareClient:
                 may_be_refused = False
                 continue
             if last or not _is_passing(answer.status):
-                raise file_answers.refusal(what, answer)
+                raise file_answers.refusal(what, answer, if_unknown=self._credential.if_unknown)
             told = answer.headers.get("retry-after", "")
             self._wait(float(told) if told.isascii() and told.isdigit() else _pause(attempt))
         raise AssertionError("there is no end to counting")

@@ -290,8 +290,22 @@ def test_a_key_that_is_wrong_is_refused_and_one_for_another_account_is_not_used(
     with cloud.connect(share.environment, variables=wrong) as clients, pytest.raises(errors.NotSignedIn) as caught:
         clients.share(share.account, share.name).get_file("hello")
     assert (caught.value.code, caught.value.status) == ("AuthenticationFailed", 403)
+    assert caught.value.next_step.startswith("Correct AZURE_STORAGE_KEY") and share.account in caught.value.next_step
     with cloud.connect(share.environment, variables={**wrong, "AZURE_STORAGE_ACCOUNT": "another"}) as clients:
         assert clients.share(share.account, share.name).get_file("hello")[0] == b"hello"
+
+
+def test_a_signature_that_has_ended_is_told_so(share_owner: cloud.Clients, share: Share) -> None:
+    yesterday = datetime.now(timezone.utc) - timedelta(days=1)
+    allowed, key = AccountSasPermissions(read=True), share_owner.account_key(share.account)
+    signature = generate_account_sas(share.account, key, ResourceTypes(object=True), allowed, yesterday)
+    ended = {**share.variables, "AZURE_STORAGE_SAS_TOKEN": signature}
+    with cloud.connect(share.environment, variables=ended) as clients, pytest.raises(errors.NotSignedIn) as caught:
+        clients.share(share.account, share.name).get_file("hello")
+    assert caught.value.next_step.startswith("Make AZURE_STORAGE_SAS_TOKEN anew")
+    (detail,) = caught.value.details
+    assert f"Expiry [{yesterday:%Y-%m-%dT%H:%M:%S}" in detail
+    assert "sig=" not in str(caught.value)
 
 
 def test_missing_things_on_the_share(share_owner: cloud.Clients, share: Share) -> None:
