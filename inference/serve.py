@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("serve")
 
 EXIT_BAD_SETTINGS = 2
+KEPT_KERNELS = 256
 
 
 def main() -> int:
@@ -57,7 +58,19 @@ def main() -> int:
     # Threads that wait for work sleep instead of spinning: where cores are shared, or a container's share of them is
     # counted, a token is ten times sooner (measured on two busy cores: 4 ms instead of 47 ms). Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _bound_kernel_caches(os.environ)
     return asyncio.run(_serve(settings))
+
+
+def _bound_kernel_caches(environment: MutableMapping[str, str]) -> None:
+    """Say how many kernels torch may keep; must be said before torch loads.
+
+    For each number of rows that a layer meets, oneDNN makes a kernel: some 0.65 MB, and a millisecond or two. By
+    themselves oneDNN and torch's layer over it keep 1024 each, which a server comes to hold after days of requests of
+    every length: 500 MB. With 256 an answer takes no longer (measured with 32 requests at once).
+    """
+    for variable in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        environment.setdefault(variable, str(KEPT_KERNELS))
 
 
 async def _serve(settings: Settings) -> int:
