@@ -1,14 +1,18 @@
-"""Releases of a running app: no chat is lost when two replicas run, and one that is worse than the last is taken back.
+"""Releases of a running app: no chat is lost when two replicas run, one that is worse than the last is taken back, and
+a command that is ended half-way leaves one that serves.
 
 The app is a small one that starts in a moment: streamed answers of a quarter of a second, an orderly end on SIGTERM.
-All else is real: the template, the stand-in and its processes, deploy and rollback. tests/bench/drain.py does it with
-the product's own app.
+All else is real: the template, the stand-in and its processes, deploy, rollback and restart. tests/bench/drain.py does
+it with the product's own app.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts import release as releases
 from scripts import rollout, verbs
 from scripts import share as shares
 from scripts.errors import ProofFailed
@@ -23,6 +28,7 @@ from scripts.session import Session
 from tests.conftest import RunningStandIn, checkout
 from tests.steady_load import steady_load
 
+COMMAND = Path(sys.executable).parent / "inferops"
 KEY = "key-of-the-drain-tests"
 GROUP = "rg-drain"
 BASE = "model-cache/small-base"
@@ -107,9 +113,10 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
 """
 
 
-def write_server(root: Path, name: str, piece_seconds: float = 0.05) -> None:
-    """Makes the checkout another release, whose answer is its name."""
-    text = SERVER.replace('"NAME", 0.05', f"{name!r}, {piece_seconds}")
+def write_server(root: Path, name: str, piece_seconds: float = 0.05, starts_when: Path | None = None) -> None:
+    """Makes the checkout another release, whose answer is its name; it may wait for a file before it starts."""
+    waits = f"while not os.path.exists({str(starts_when)!r}): time.sleep(0.05)\n" if starts_when else ""
+    text = SERVER.replace('"NAME", 0.05', f"{name!r}, {piece_seconds}").replace("\nKEY", f"\n{waits}KEY", 1)
     (root / "inference" / "serve.py").write_text(text)
 
 
@@ -125,6 +132,14 @@ def opened(root: Path) -> Iterator[tuple[Session, list[str]]]:
     session = Session("local", root, role="deploy", config=None, say=said.append, progress=lambda line: None)
     with contextlib.closing(session):
         yield session, said
+
+
+def run(root: Path, *arguments: str) -> dict[str, Any]:
+    """A command as a person types it; the document that it prints."""
+    done = subprocess.run([COMMAND, *arguments, "--json"], cwd=root, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +201,46 @@ def test_a_release_that_is_worse_than_the_one_in_use_is_taken_back(root: Path) -
     assert [line.split(": ")[-1] for line in lines[1:3]] == ["first", "slower"]
     assert lines[3] == "    FAILED: it must contain 'first'"
     assert lines[4].endswith(f"of release {before}.")
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_deploy_that_is_ended_in_the_middle_leaves_a_release_that_serves(
+    root: Path, ending: signal.Signals, tmp_path: Path
+) -> None:
+    set_proof(root, prompts=[])
+    before = run(root, "status", "local")["release"]
+    go_on = tmp_path / "go on"
+    write_server(root, f"after {ending.name}", starts_when=go_on)
+    command = [str(COMMAND), "deploy", "local"]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "is current; restarted" in line:
+                break
+        process.send_signal(ending)
+        messages = process.stderr.read()
+    with opened(root) as (session, _):
+        current = releases.read_current(session.share)
+        assert current is not None
+        if ending is signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL
+        else:
+            assert process.returncode == 130, messages
+            assert f"Release {before} is current again" in messages
+            assert current.release == before
+        assert session.endpoint.ready().release == before
+    # The next run finishes the job; after a kill it waits for the dead one's lock, at most a minute.
+    go_on.touch()
+    done = run(root, "deploy", "local")
+    assert (done["changed"], done["previous"]) == (True, before)
+    assert run(root, "status", "local")["app"]["release"] == done["release"]
+
+
+def test_restart_waits_until_the_release_serves(root: Path) -> None:
+    before = run(root, "status", "local")
+    assert run(root, "restart", "local")["release"] == before["release"]
+    names = [
+        {replica["name"] for replica in status["revision"]["replicas"]}
+        for status in (before, run(root, "status", "local"))
+    ]
+    assert names[0] != names[1]
