@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from adapters import attach, one_line
+from adapters import Adapted, attach, one_line
 from batch import Batch, Causal, make_batch
 from engine import Report
 from folders import (
@@ -34,7 +34,7 @@ from rows import BASE
 from settings import AdapterFolder, Limits
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
-from weights import WeightReader
+from weights import Told, WeightReader
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,25 @@ class Loaded:
     """Names in the API -> names in the batch; the base is among them."""
     description: str
     """One line for the log: architecture, parameters, device, dtype, slots."""
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """On what the model computes, and in which number formats."""
+
+    device: torch.device
+    computed: torch.dtype
+    read: torch.dtype
+    """What the weights become as they are read."""
+    quantization: str
+
+    @property
+    def int8_on_cpu(self) -> bool:
+        return self.quantization == "int8" and self.device.type == "cpu"
+
+    def __str__(self) -> str:
+        name = str(self.computed).removeprefix("torch.")
+        return name if self.quantization == "none" else f"{name} with {self.quantization} layers"
 
 
 def load(
@@ -77,62 +96,88 @@ def load(
     of_adapters = {adapter.folder: check_adapter_folder(adapter.folder) for adapter in adapters}
     for adapter in adapters:
         check_base(adapter, base)
-    every = [*tensors.values(), *(stored for held in of_adapters.values() for stored in held.values())]
-    total = sum(stored.bytes for stored in every)
+    total = sum(stored.bytes for held in (tensors, *of_adapters.values()) for stored in held.values())
 
     ledger = {"weights_bytes": float(total)}
-    on = choose_device(device)
-    check_quantization(quantization, on)
-    config_json = read_json(base, "config.json")
-    chosen = choose_dtype(dtype, on, quantization, config_json, ledger)
-    int8_on_cpu = quantization == "int8" and on.type == "cpu"
-    # A layer's weights become float32 when it is quantized, one layer after another: all of them at once may not fit.
-    loaded_as = stored_dtype(config_json) if int8_on_cpu else chosen
+    numbers = _choose_numbers(read_json(base, "config.json"), device, dtype, quantization, ledger)
     report("loading the model", ledger)
     began = time.monotonic()
-
-    def told(read_bytes: int, seconds: float) -> None:
-        rate = read_bytes / max(seconds, 1e-6) / 1e6
-        report(
-            f"reading weights, {read_bytes / 1e6:.0f} of {total / 1e6:.0f} MB at {rate:.0f} MB/s",
-            {"read_bytes": read_bytes, "read_seconds": seconds},
-        )
-
-    with WeightReader(told) as reader:
+    with WeightReader(_tells_of_reading(report, total)) as reader:
         tokenizer = _load_tokenizer(base)
-        module = _load_base(base, tensors, reader, on, loaded_as, loading_config(quantization, on, chosen))
-        config = module.config.get_text_config(decoder=True)
+        module = _load_base(base, tensors, reader, numbers)
         end_tokens = _end_tokens(module, tokenizer)
         architecture, parameters = type(module).__name__, sum(weights.numel() for weights in module.parameters())
         adapted = attach(module, adapters, of_adapters, reader, merge="off" if quantization != "none" else merge)
     report("weights read", {"read_bytes": reader.read_bytes, "read_seconds": reader.read_seconds})
-    if int8_on_cpu:
-        if adapters and not isinstance(adapted.module, AdaptedModel):
+    _prepare_layers(module, adapted, numbers, report)
+
+    report("warming up", {"load_seconds": time.monotonic() - began - reader.read_seconds})
+    began = time.monotonic()
+    config = module.config.get_text_config(decoder=True)
+    batch = _warm_batch(config, adapted, numbers, limits)
+    report("ready", {"warm_up_seconds": time.monotonic() - began})
+    description = (
+        f"{architecture}, {parameters / 1e6:.1f} million parameters, {adapted.kind}, {numbers.device.type}, {numbers}, "
+        f"{batch.slots} requests at once ({batch.kind}) of up to {batch.context_tokens} tokens"
+    )
+    names = adapted.names | {base.name: BASE}
+    return Loaded(batch, tokenizer, end_tokens, int(config.vocab_size), names, description)
+
+
+def _choose_numbers(
+    config: Mapping[str, Any], device: str, dtype: str, quantization: str, ledger: dict[str, float]
+) -> _Numbers:
+    """What the settings mean on this machine, for the model of this config.json."""
+    on = choose_device(device)
+    check_quantization(quantization, on)
+    computed = choose_dtype(dtype, on, quantization, config, ledger)
+    numbers = _Numbers(on, computed, computed, quantization)
+    # A layer's weights become float32 when it is quantized, one layer after another: all of them at once may not fit.
+    return replace(numbers, read=stored_dtype(config)) if numbers.int8_on_cpu else numbers
+
+
+def _tells_of_reading(report: Report, total_bytes: int) -> Told:
+    def told(read_bytes: int, seconds: float) -> None:
+        rate = read_bytes / max(seconds, 1e-6) / 1e6
+        report(
+            f"reading weights, {read_bytes / 1e6:.0f} of {total_bytes / 1e6:.0f} MB at {rate:.0f} MB/s",
+            {"read_bytes": read_bytes, "read_seconds": seconds},
+        )
+
+    return told
+
+
+def _prepare_layers(module: Any, adapted: Adapted, numbers: _Numbers, report: Report) -> None:
+    """Give the linear layers the form that this processor computes quickest, or in the fewest bits."""
+    ours = not adapted.names or isinstance(adapted.module, AdaptedModel)
+    if numbers.int8_on_cpu:
+        if not ours:
             raise ValueError(
                 f"INFERENCE_QUANTIZATION is int8, and on a CPU it cannot be had with {adapted.kind}: say none"
             )
         report("making the linear layers int8", {})
         quantize_on_cpu(module)
-    elif not adapters or isinstance(adapted.module, AdaptedModel):
+    elif ours:
         pack(module)
     module.eval()
-    seconds = time.monotonic() - began - reader.read_seconds
 
-    report("warming up", {"load_seconds": seconds})
-    began = time.monotonic()
-    context = min(limits.max_prompt_tokens + limits.max_new_tokens, _longest(config))
+
+def _warm_batch(config: Any, adapted: Adapted, numbers: _Numbers, limits: Limits) -> Batch:
+    """The batch that the model can have, after its first answer."""
     causal = Causal(
-        adapted.module, config, on, tuple(adapted.names.values()), adapted.mixes, quantized=quantization != "none"
+        adapted.module,
+        config,
+        numbers.device,
+        tuple(adapted.names.values()),
+        adapted.mixes,
+        quantized=numbers.quantization != "none",
     )
-    batch = make_batch(causal, slots=limits.max_concurrent, context_tokens=context, memory_bytes=free_memory(on) // 2)
-    numbers = str(chosen).removeprefix("torch.") + (f" with {quantization} layers" if quantization != "none" else "")
-    description = (
-        f"{architecture}, {parameters / 1e6:.1f} million parameters, {adapted.kind}, {on.type}, {numbers}, "
-        f"{batch.slots} requests at once ({batch.kind}) of up to {batch.context_tokens} tokens"
+    return make_batch(
+        causal,
+        slots=limits.max_concurrent,
+        context_tokens=min(limits.max_prompt_tokens + limits.max_new_tokens, _longest(config)),
+        memory_bytes=free_memory(numbers.device) // 2,
     )
-    report("ready", {"warm_up_seconds": time.monotonic() - began})
-    names = adapted.names | {base.name: BASE}
-    return Loaded(batch, tokenizer, end_tokens, int(config.vocab_size), names, description)
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -149,21 +194,19 @@ def _load_base(
     folder: Path,
     tensors: Mapping[str, StoredTensor],
     reader: WeightReader,
-    device: torch.device,
-    dtype: torch.dtype,
-    quantization: Any,
+    numbers: _Numbers,
 ) -> Any:
     """The transformers model, its weights read by `reader` when the library asks for them."""
     arguments: dict[str, Any] = {
-        "dtype": dtype,
-        "quantization_config": quantization,
+        "dtype": numbers.read,
+        "quantization_config": loading_config(numbers.quantization, numbers.device, numbers.computed),
         # What does not fit is told below, with its name.
         "ignore_mismatched_sizes": True,
         "output_loading_info": True,
     }
-    if device.type != "cpu":
+    if numbers.device.type != "cpu":
         # Each tensor goes to the GPU as soon as it is read: the replica need not hold them all in its own memory.
-        arguments["device_map"] = {"": str(device)}
+        arguments["device_map"] = {"": str(numbers.device)}
     try:
         made = _empty_model(folder)
         module, told = type(made).from_pretrained(
