@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -22,10 +22,19 @@ ROOT = Path(__file__).parent.parent
 
 
 LONGEST_FIRST = (
-    *("test_release_killed", "test_end_to_end", "test_rollout_faults", "test_serve", "test_emulator_finetuning"),
-    *("test_workflows", "test_start", "test_metrics", "test_azure_cli", "test_garbage", "test_drain"),
+    *("test_release_killed", "test_api", "test_engine", "test_emulator_finetuning", "test_end_to_end", "test_drain"),
+    *("test_workflows", "test_rollout_faults", "test_start", "test_azure_cli", "test_garbage"),
 )
 """Modules that take the most time: begun first, so that all workers end together."""
+
+SHARING = {
+    "a server process": ("access_log", "api", "auth", "fuzz", "limits", "metrics", "serve", "ui"),
+    "torch": (
+        *("answers", "batch", "constrain", "engine", "late_page", "lora", "machine", "memory", "model", "openapi"),
+        *("packed", "prefix", "sampling", "text", "tool_calls", "tools", "weights"),
+    ),
+}
+"""Tests of modules that one worker runs, since it need not load or start that more than once: seconds each time."""
 
 
 def pytest_configure() -> None:
@@ -37,6 +46,23 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Longest modules first; within them, and for all others, the order stays."""
     items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST_FIRST) if item.path.stem == name), 99))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where several workers run the suite by module: which modules go to the same one."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    with_others = {f"tests/test_{name}.py": what for what, names in SHARING.items() for name in names}
+
+    class Sharing(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            module: str = super()._split_scope(nodeid)
+            return with_others.get(module, module)
+
+    return Sharing(config, log)
 
 
 @dataclass
