@@ -52,8 +52,10 @@ class Connections:
         self._named, self._host, self._port = parts.netloc, parts.hostname or "", parts.port
         self._context = _trusting(certificate) if parts.scheme == "https" else None
         self._proxy = _proxy_of(parts)
-        # To a server that is asked in the clear, a proxy is told the whole address in each request.
-        self._before_target = f"{parts.scheme}://{parts.netloc}" if self._proxy and self._context is None else ""
+        # Of a server that is asked in the clear, a proxy is told the whole address in each request.
+        in_the_clear = self._proxy is not None and self._context is None
+        self._before_target = f"{parts.scheme}://{parts.netloc}" if in_the_clear else ""
+        self._for_proxy = _proxy_headers(self._proxy) if self._proxy is not None and in_the_clear else {}
         self._kept = kept
         self._idle: deque[http.client.HTTPConnection] = deque()
 
@@ -105,7 +107,7 @@ class Connections:
     ) -> Iterator[bytes | memoryview]:
         """A request as it is sent. A small one in one piece: http.client's own way takes two, and twice as long."""
         lines = [f"{method} {self._before_target}{target} HTTP/1.1", f"Host: {self._named}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines += [f"{name}: {value}" for name, value in (*headers.items(), *self._for_proxy.items())]
         if content or method == "PUT":
             lines.append(f"Content-Length: {len(content)}")
         if not all(line.isprintable() for line in lines):

@@ -233,6 +233,8 @@ class _LargeFile:
         metadata, entry = properties.metadata, self._file.entry
         if metadata.get(HASH_METADATA) != entry.sha256 or properties.bytes != entry.bytes:
             return None
+        if properties.content_md5 is not None:
+            return None  # it was whole once, and somebody has written into it
         sent = metadata.get(SENT_METADATA, "")
         confirmed = int(sent) if sent.isascii() and sent.isdigit() else 0
         is_end_of_a_range = confirmed % RANGE_BYTES == 0 or confirmed == entry.bytes
@@ -288,8 +290,12 @@ class _Requests:
     ) -> None:
         if error is not None:
             self._fail(error)
-        self._large.shutdown(wait=True)
-        self._pool.shutdown(wait=True)
+        try:
+            self._wait()
+        except BaseException as interruption:  # while it waits here, most often: Ctrl-C
+            self._fail(interruption)
+            self._wait()
+            raise
         if error is None:
             self.check()
 
@@ -320,6 +326,11 @@ class _Requests:
         """Raise the failure, if there has been one."""
         if self._failure is not None:
             raise self._failure
+
+    def _wait(self) -> None:
+        """For everything that was begun; what was not begun sees a failure, if there is one."""
+        self._large.shutdown(wait=True)
+        self._pool.shutdown(wait=True)
 
     def _seconds_left(self) -> float:
         self.check()

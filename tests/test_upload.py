@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import hashlib
 import multiprocessing
@@ -329,6 +330,19 @@ def test_what_somebody_wrote_into_through_a_mount_is_not_copied(
     assert contents(share, "new") == files
 
 
+def test_what_somebody_wrote_into_through_a_mount_is_sent_anew(
+    share: ShareClient, stand_in: RunningStandIn, tmp_path: Path
+) -> None:
+    files = {"small": b"small", "large": os.urandom(41 * MIB), "untouched": b"untouched"}
+    send(share, write(tmp_path / "here", files), "target")
+    for name in ("small", "large"):
+        with (stand_in.state / "shares" / ACCOUNT / share.share_name / "target" / name).open("r+b") as stream:
+            stream.write(b"DAMAG")
+    plan = send(share, tmp_path / "here", "target")
+    assert [entry.path for entry in plan.changed] == ["large", "small"]
+    assert contents(share, "target") == files
+
+
 def test_a_release_sends_only_what_an_earlier_one_does_not_hold(
     share: ShareClient, switch: Switch, tmp_path: Path
 ) -> None:
@@ -411,6 +425,27 @@ def test_after_a_refusal_no_thread_sends_another_request(share: ShareClient, swi
         with pytest.raises(CloudError, match="target/"):
             uploads.apply(share, plan, local)
         assert 1 <= switch.fired()[0] <= shares.PARALLEL_REQUESTS
+
+
+def test_an_interruption_ends_also_what_waits_to_be_sent_again(
+    share: ShareClient, switch: Switch, tmp_path: Path
+) -> None:
+    local = read_local({"": write(tmp_path, {f"{number}": b"x" for number in range(100)})})
+    plan = shares.plan(local, (), folder="target")
+
+    def interrupt(step: Progress) -> None:
+        if step.files_done == 5:
+            _thread.interrupt_main()
+
+    busy = {"fault": "unavailable", "path": "/target/", "after": 5, "retry_after_seconds": 3600}
+    with switch.on(busy):
+        with pytest.raises(KeyboardInterrupt):
+            uploads.apply(share, plan, local, progress=interrupt)
+        asked = switch.fired()
+        # A thread that were left would ask now.
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith(("request", "file"))]
+        assert switch.fired() == asked
+        assert asked[0] <= shares.PARALLEL_REQUESTS
 
 
 def test_a_busy_service_is_waited_for(share: ShareClient, switch: Switch, tmp_path: Path) -> None:
