@@ -33,19 +33,19 @@ from tests.fixtures_inference import (
 __all__ = ["server", "tiny_model"]
 
 
-QUESTION = {"messages": [{"role": "user", "content": "fox"}], "max_tokens": 400, "logit_bias": {"1": -100}}
+QUESTION = {"messages": [{"role": "user", "content": "fox"}], "logit_bias": {"1": -100}}
 """An answer that does not end before its last token."""
 
 
 class Crowd:
     """Streamed requests that begin at the same time, each in a thread."""
 
-    def __init__(self, server: Server, size: int) -> None:
+    def __init__(self, server: Server, size: int, tokens: int) -> None:
         self._answers: list[httpx.Response] = []
         self._begun = threading.Semaphore(0)
 
         def ask(seed: int) -> None:
-            asked = QUESTION | {"seed": seed, "stream": True}
+            asked = QUESTION | {"seed": seed, "stream": True, "max_tokens": tokens}
             url = server.address + "/v1/chat/completions"
             with httpx.stream("POST", url, json=asked, headers=BEARER, timeout=120) as answer:
                 self._begun.release()
@@ -208,7 +208,7 @@ def test_a_full_and_silent_queue_then_an_orderly_end(tiny_model: TinyModel, tmp_
     started = start_server(tmp_path, environment)
     try:
         started.wait_until("ready")
-        answers = Crowd(started, 12).wait()
+        answers = Crowd(started, 12, tokens=150).wait()
         whole = [answer.text for answer in answers if answer.status_code == 200]
         assert any("\n\n: keep-alive\n\n" in text for text in whole), "who waits gets comments, which clients ignore"
         for text in whole:
@@ -226,7 +226,7 @@ def test_a_full_and_silent_queue_then_an_orderly_end(tiny_model: TinyModel, tmp_
             page = client.send(client.build_request("GET", "/gradio_api/heartbeat/an-open-page"), stream=True)
             assert page.status_code == 200
             client.get("/ready")  # opens a second connection, which stays open while the server ends
-            crowd = Crowd(started, 7)  # as many as fit, so that the end takes its time
+            crowd = Crowd(started, 7, tokens=300)  # as many as fit, so that the end takes its time
             crowd.wait_until_all_run()
             started.process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + 60

@@ -277,7 +277,7 @@ def test_a_grammar_that_gives_up_harms_its_own_request_alone(address: str, clien
     }
     results: list[httpx.Response] = []
     asking = threading.Thread(
-        target=lambda: results.append(httpx.post(address + "/chat/completions", json=body, timeout=60))
+        target=lambda: results.append(httpx.post(address + "/chat/completions", json=body, timeout=280))
     )
     asking.start()
     others = [create(client, max_tokens=60, temperature=1, seed=seed).choices[0] for seed in range(3)]
