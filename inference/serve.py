@@ -7,6 +7,8 @@ built when somebody first looks for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -36,6 +38,9 @@ log = logging.getLogger("serve")
 
 EXIT_BAD_SETTINGS = 2
 KEPT_KERNELS = 256
+HEAPS = 2
+M_ARENA_MAX = -8
+"""Of glibc's malloc.h."""
 
 
 def main() -> int:
@@ -58,19 +63,26 @@ def main() -> int:
     # Threads that wait for work sleep instead of spinning: where cores are shared, or a container's share of them is
     # counted, a token is ten times sooner (measured on two busy cores: 4 ms instead of 47 ms). Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _bound_kernel_caches(os.environ)
+    _bound_kept_memory(os.environ)
     return asyncio.run(_serve(settings))
 
 
-def _bound_kernel_caches(environment: MutableMapping[str, str]) -> None:
-    """Say how many kernels torch may keep; must be said before torch loads.
+def _bound_kept_memory(environment: MutableMapping[str, str]) -> None:
+    """Say how much torch and the allocator may keep for later; before torch loads, and before there are threads.
 
     For each number of rows that a layer meets, oneDNN makes a kernel: some 0.65 MB, and a millisecond or two. By
     themselves oneDNN and torch's layer over it keep 1024 each, which a server comes to hold after days of requests of
     every length: 500 MB. With 256 an answer takes no longer (measured with 32 requests at once).
+
+    glibc gives threads heaps of their own, up to eight a core, and in each stay the holes that requests leave. Here the
+    engine's thread allocates, and little beside it: two heaps held 10 MB of holes after thousands of odd requests,
+    sixteen 50 MB.
     """
     for variable in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         environment.setdefault(variable, str(KEPT_KERNELS))
+    if "MALLOC_ARENA_MAX" not in environment:
+        with contextlib.suppress(AttributeError):  # no other C library has this
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, HEAPS)
 
 
 async def _serve(settings: Settings) -> int:

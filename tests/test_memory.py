@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from tests.fixtures_inference import INFERENCE
 
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap is looked at by glibc's functions")
+
 KERNELS = """
 import ctypes, os, serve
-serve._bound_kernel_caches(os.environ)
+serve._bound_kept_memory(os.environ)
 import torch
 from packed import PackedLinear
 
@@ -28,10 +34,45 @@ for rows in range(1, 901):
         print(told().uordblks)
 """
 
+HEAPS = """
+import ctypes, os, sys, threading, serve
+serve._bound_kept_memory(os.environ)
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+together = threading.Barrier(12)
+
+def allocate():
+    together.wait()
+    libc.malloc(10_000)
+    together.wait()
+
+threads = [threading.Thread(target=allocate) for _ in range(12)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, file)  # malloc_info(3)
+libc.fclose(file)
+print(open(sys.argv[1]).read().count("<heap "))
+"""
+
+
+def run(script: str, *arguments: str) -> list[int]:
+    """The numbers that a script prints which runs as a server's process does."""
+    ran = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=INFERENCE, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return [int(line) for line in ran.stdout.split()]
+
 
 def test_kernels_for_ever_new_numbers_of_rows_take_no_more_memory() -> None:
     """Six hundred numbers of rows that a layer has not met before: torch by itself keeps 260 MB for them."""
-    ran = subprocess.run([sys.executable, "-c", KERNELS], cwd=INFERENCE, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    before, after = map(int, ran.stdout.split())
+    before, after = run(KERNELS)
     assert after - before < 20e6
+
+
+def test_threads_share_two_heaps(tmp_path: Path) -> None:
+    """A dozen threads that allocate at one time: glibc by itself gives each a heap."""
+    assert run(HEAPS, str(tmp_path / "heaps.xml")) == [2]
