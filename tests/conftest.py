@@ -30,7 +30,7 @@ LONGEST_FIRST = (
 SHARING = {
     "a server process": ("access_log", "api", "auth", "fuzz", "limits", "metrics", "serve", "ui"),
     "torch": (
-        *("answers", "batch", "constrain", "engine", "late_page", "lora", "machine", "memory", "model", "openapi"),
+        *("batch", "constrain", "engine", "late_page", "lora", "machine", "memory", "model", "openapi"),
         *("packed", "prefix", "sampling", "text", "tool_calls", "tools", "weights"),
     ),
 }

@@ -37,9 +37,7 @@ def line_of(server: Server, request_id: str, seconds: float = 60) -> dict[str, A
 
 
 def ask(server: Server, body: dict[str, Any] | None = None, **headers: str) -> httpx.Response:
-    return httpx.post(
-        server.address + "/v1/chat/completions", json=QUESTION | (body or {}), headers=BEARER | headers, timeout=60
-    )
+    return server.request("POST", "/v1/chat/completions", json=QUESTION | (body or {}), headers=BEARER | headers)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -61,7 +59,7 @@ def test_what_a_line_tells_of_an_answer(server: Server, stream: bool) -> None:
 
 def test_several_answers_count_their_prompt_once(server: Server) -> None:
     body = {"prompt": ["the fox", "a dog"], "n": 2, "max_tokens": 3, "model": "default"}
-    answer = httpx.post(server.address + "/v1/completions", json=body, headers=BEARER, timeout=60)
+    answer = server.request("POST", "/v1/completions", json=body, headers=BEARER)
     line, usage = line_of(server, answer.headers["x-request-id"]), answer.json()["usage"]
     assert line["choices"] == 4
     assert line["prompt_tokens"] == usage["prompt_tokens"]
@@ -74,8 +72,8 @@ def test_neither_a_prompt_nor_a_key_is_in_the_log(server: Server) -> None:
         ask(server, {"model": "secret-model"}),
         server.get("/v1/models?api_key=secret-in-a-query"),
         server.get("/v1/models", headers={"authorization": "Bearer secret-guess"}),
-        httpx.post(server.address + "/login", data={"password": "secret-guess"}, timeout=60),
-        httpx.post(server.address + "/login", data={"password": KEY}, timeout=60),
+        server.request("POST", "/login", data={"password": "secret-guess"}),
+        server.request("POST", "/login", data={"password": KEY}),
     ]
     assert all(line_of(server, answer.headers["x-request-id"]) for answer in answers)
     assert "secret" not in server.log()
@@ -96,7 +94,7 @@ def test_any_other_request_id_is_replaced(server: Server, given: str) -> None:
 
 
 def test_refusals_have_a_line_too(server: Server) -> None:
-    unknown = httpx.get(server.address + "/v1/models", timeout=60)
+    unknown = server.request("GET", "/v1/models")
     line = line_of(server, unknown.headers["x-request-id"])
     assert (line["status"], line["key"], line["route"]) == (401, None, "/v1/models")
     wrong = ask(server, {"max_tokens": 0})
@@ -108,7 +106,7 @@ def test_refusals_have_a_line_too(server: Server) -> None:
     assert (line["status"], line["route"], len(line["path"])) == (404, "none", 200)
     unknown = server.get("/v1/models/nobody", headers=BEARER)
     assert line_of(server, unknown.headers["x-request-id"])["route"] == "/v1/models/{model}"
-    method = httpx.request("BREW", server.address + "/v1/coffee", headers=BEARER, timeout=60)
+    method = server.request("BREW", "/v1/coffee", headers=BEARER)
     assert line_of(server, method.headers["x-request-id"])["route"] == "none"
 
 

@@ -21,7 +21,7 @@ __all__ = ["server", "tiny_model"]
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "the quick brown fox"}]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(server: Server) -> openai.OpenAI:
     return openai.OpenAI(base_url=server.address + "/v1", api_key=KEY, max_retries=0, timeout=60)
 
@@ -29,7 +29,7 @@ def client(server: Server) -> openai.OpenAI:
 def post(server: Server, body: object) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {**BEARER, "content-type": "application/json"}
-    return httpx.post(server.address + "/v1/chat/completions", content=content, headers=headers, timeout=60)
+    return server.request("POST", "/v1/chat/completions", content=content, headers=headers)
 
 
 # What the openai package sees
@@ -253,7 +253,7 @@ def test_log_probabilities_in_both_forms(client: openai.OpenAI) -> None:
 def test_a_bad_completion(server: Server, change: dict[str, Any], parameter: str, code: str) -> None:
     body = {"prompt": "the fox", "max_tokens": 2} | change
     headers = {**BEARER, "content-type": "application/json"}
-    answer = httpx.post(server.address + "/v1/completions", content=json.dumps(body), headers=headers, timeout=60)
+    answer = server.request("POST", "/v1/completions", content=json.dumps(body), headers=headers)
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (400, parameter, code), error
 
@@ -469,7 +469,7 @@ def test_a_body_that_is_too_large(server: Server) -> None:
         for _ in range(40):
             yield b"x" * 100_000
 
-    answer = httpx.post(server.address + "/v1/chat/completions", content=chunks(), headers=BEARER, timeout=60)
+    answer = server.request("POST", "/v1/chat/completions", content=chunks(), headers=BEARER)
     assert answer.status_code == 413
 
 
@@ -485,7 +485,7 @@ def test_a_body_that_is_too_large(server: Server) -> None:
     ],
 )
 def test_what_is_not_there(server: Server, method: str, path: str, status: int) -> None:
-    answer = httpx.request(method, server.address + path, headers=BEARER, timeout=60)
+    answer = server.request(method, path, headers=BEARER)
     assert answer.status_code == status
     assert path in answer.json()["error"]["message"]
 

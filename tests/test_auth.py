@@ -27,7 +27,7 @@ def page(server: Server) -> Server:
 
 def sign_in(server: Server, password: str = KEY, **headers: str) -> httpx.Response:
     form = {"username": "anybody", "password": password}
-    return httpx.post(server.address + "/login", data=form, headers=BROWSER | headers, timeout=60)
+    return server.request("POST", "/login", data=form, headers=BROWSER | headers)
 
 
 def test_every_route_is_closed(page: Server) -> None:
@@ -45,17 +45,17 @@ def test_every_route_is_closed(page: Server) -> None:
     ]
     for path in closed:
         for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"):
-            answer = httpx.request(method, page.address + path, timeout=60)
+            answer = page.request(method, path)
             assert answer.status_code == 401, (method, path)
-    assert httpx.post(page.address + "/login", timeout=60).status_code == 401
+    assert page.request("POST", "/login").status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
 def test_probes_need_no_key(server: Server, path: str) -> None:
     assert server.get(path).status_code == 200
-    assert httpx.head(server.address + path, timeout=60).status_code == 200
+    assert server.request("HEAD", path).status_code == 200
     for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
-        assert httpx.request(method, server.address + path, timeout=60).status_code == 401, method
+        assert server.request(method, path).status_code == 401, method
 
 
 def test_ready_tells_details_only_with_the_key(server: Server) -> None:
@@ -134,9 +134,9 @@ def test_behind_tls_the_cookie_is_for_tls_only(server: Server) -> None:
 
 def test_a_client_that_is_no_browser_gets_200(server: Server) -> None:
     form = {"username": "x", "password": KEY}
-    answer = httpx.post(server.address + "/login", data=form, timeout=60)
+    answer = server.request("POST", "/login", data=form)
     assert (answer.status_code, answer.json()) == (200, {"success": True})
-    wrong = httpx.post(server.address + "/login", data=form | {"password": "wrong"}, timeout=60)
+    wrong = server.request("POST", "/login", data=form | {"password": "wrong"})
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
@@ -145,7 +145,7 @@ def test_a_client_that_is_no_browser_gets_200(server: Server) -> None:
     [b"", b"password", b"password=" + b"x" * 20_000, b"\xff\xfe", b"&".join([b"a=b"] * 50), b"password=%ED%A0%80"],
 )
 def test_a_form_that_is_none(server: Server, body: bytes) -> None:
-    answer = httpx.post(server.address + "/login", content=body, headers=BROWSER, timeout=60)
+    answer = server.request("POST", "/login", content=body, headers=BROWSER)
     assert answer.status_code == 401
 
 
@@ -163,10 +163,10 @@ def test_cookies_that_were_not_given_by_this_server(page: Server) -> None:
         hmac.new(KEY.encode(), b"", hashlib.sha256).hexdigest(),
     ]
     for value in forged:
-        answer = httpx.get(page.address + "/config", headers={"cookie": f"{COOKIE}={value}"}, timeout=60)
+        answer = page.request("GET", "/config", headers={"cookie": f"{COOKIE}={value}"})
         assert answer.status_code == 401, value
     for header in (f'{COOKIE}="', "=;=", "\x7f", f"a=b; {COOKIE}=x; {COOKIE}=y"):
-        answer = httpx.get(page.address + "/config", headers={"cookie": header}, timeout=60)
+        answer = page.request("GET", "/config", headers={"cookie": header})
         assert answer.status_code == 401, header
 
 

@@ -36,7 +36,7 @@ BODY = {"messages": [{"role": "user", "content": "fox"}], "max_tokens": 2}
 
 def ask(server: Server, key: str = KEY, **changes: object) -> httpx.Response:
     headers = {"authorization": f"Bearer {key}"}
-    return httpx.post(server.address + "/v1/chat/completions", json=BODY | changes, headers=headers, timeout=60)
+    return server.request("POST", "/v1/chat/completions", json=BODY | changes, headers=headers)
 
 
 # Keys
@@ -135,7 +135,7 @@ def test_a_key_that_may_run_one_request(server: Server) -> None:
         assert refused.headers["retry-after"] == "1"
         running.sendall(whole)
         assert b"[DONE]" in read_all(running)
-    last = httpx.post(server.address + "/v1/chat/completions", json=body, headers=headers, timeout=60)
+    last = server.request("POST", "/v1/chat/completions", json=body, headers=headers)
     assert last.status_code == 200
 
 
@@ -234,14 +234,14 @@ def test_a_slow_caller_who_keeps_the_time_is_answered(server: Server) -> None:
 
 def test_a_body_that_is_too_large(server: Server) -> None:
     large = {"messages": [{"role": "user", "content": "x" * 3_000_000}]}
-    answer = httpx.post(server.address + "/v1/chat/completions", json=large, headers=BEARER, timeout=60)
+    answer = server.request("POST", "/v1/chat/completions", json=large, headers=BEARER)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
 
     def chunks() -> Iterator[bytes]:
         for _ in range(40):
             yield b"x" * 100_000
 
-    answer = httpx.post(server.address + "/v1/chat/completions", content=chunks(), headers=BEARER, timeout=60)
+    answer = server.request("POST", "/v1/chat/completions", content=chunks(), headers=BEARER)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
 
     with socket_to(server) as connection:

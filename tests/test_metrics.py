@@ -57,7 +57,7 @@ def until(server: Server, condition: Callable[[Reading], bool], seconds: float =
 
 def ask(server: Server, key: str, **changes: object) -> httpx.Response:
     headers = {"authorization": f"Bearer {key}"}
-    return httpx.post(server.address + "/v1/chat/completions", json=QUESTION | changes, headers=headers, timeout=60)
+    return server.request("POST", "/v1/chat/completions", json=QUESTION | changes, headers=headers)
 
 
 def test_a_request_moves_the_counters(server: Server) -> None:

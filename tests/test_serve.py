@@ -115,12 +115,8 @@ def test_open_at_once_failing_with_a_reason_ending_in_order(
     try:
         started.wait_for_port()
         assert started.get("/ready").json() == {"status": "loading"}, "the port opens before the model is there"
-        refused = httpx.post(
-            started.address + "/v1/chat/completions",
-            json={"messages": [{"role": "user", "content": "x"}]},
-            headers=BEARER,
-            timeout=60,
-        )
+        asked = {"messages": [{"role": "user", "content": "x"}]}
+        refused = started.request("POST", "/v1/chat/completions", json=asked, headers=BEARER)
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "model_loading"
         assert refused.headers["retry-after"] == "5"
