@@ -32,7 +32,7 @@ from tests.resource_manager_client import (
     template,
     workspace,
 )
-from tests.share_on_stand_in import new_share
+from tests.share_on_stand_in import new_share, sdk_share
 
 APPS = "2025-07-01"
 
@@ -56,7 +56,7 @@ def manager(faulty: RunningStandIn) -> Arm:
 
 @pytest.fixture(scope="module")
 def share(faulty: RunningStandIn) -> Iterator[ShareClient]:
-    with new_share(faulty, "faults") as made:
+    with new_share(faulty, "faults"), sdk_share(faulty, "faults") as made:
         yield made
 
 
@@ -279,13 +279,16 @@ def test_a_full_share_refuses_what_makes_it_fuller_and_nothing_else(switch: Swit
 
 
 def test_tokens_that_are_good_for_a_second(switch: Switch, faulty: RunningStandIn, manager: Arm) -> None:
-    with switch.on({"fault": "short-token", "seconds": 1, "count": 1}):
-        short = {"Authorization": f"Bearer {faulty.token()}"}
     address = f"{faulty.announcement['resource_manager']}/subscriptions?api-version=2022-12-01"
-    assert httpx.get(address, headers=short, verify=faulty.trust, timeout=60).status_code == 200
-    time.sleep(1.5)
-    answer = httpx.get(address, headers=short, verify=faulty.trust, timeout=60)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "ExpiredAuthenticationToken")
+
+    def answer(token: str) -> httpx.Response:
+        return httpx.get(address, headers={"Authorization": f"Bearer {token}"}, verify=faulty.trust, timeout=60)
+
+    with switch.on({"fault": "short-token", "seconds": 3000, "count": 1}, {"fault": "short-token", "seconds": 1}):
+        good, short = faulty.token(), faulty.token()
+    _until(lambda: answer(short).status_code == 401)
+    assert answer(short).json()["error"]["code"] == "ExpiredAuthenticationToken"
+    assert answer(good).status_code == 200
 
 
 # --- operations and quotas

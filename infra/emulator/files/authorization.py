@@ -91,9 +91,9 @@ class Authorizer:
             self._check_shared_key(context, keys, credential)
             return Grant()
         if scheme.lower() == "bearer":
+            self._check_token(context, credential.strip(), need.action)
             if not need.service_sas and context.version < _SHARES_OPEN_TO_TOKENS_SINCE:
                 raise error("FileOAuthManagementApiRestrictedToSrp")
-            self._check_token(context, credential.strip(), need.action)
             return Grant()
         if scheme == "SharedKeyLite":
             raise not_emulated("authorization by SharedKeyLite (use SharedKey)")
