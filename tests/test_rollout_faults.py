@@ -183,7 +183,7 @@ def test_a_token_that_ends_half_way_is_renewed(faulty: Faulty) -> None:
     token = file_token(credential)
     share = ShareClient(address, world.outputs.file_share_name, token, Path(announced["certificate"]))
     by_key = world.session.share
-    with credential, share, faulty.switch.on({"fault": "short-token", "seconds": 2}):
+    with credential, share, faulty.switch.on({"fault": "short-token", "seconds": 5}):
         world.session.share = share
         try:
             in_use = another_deploy(world)
