@@ -23,7 +23,7 @@ SHOWN_EVERY_SECONDS = 0.05
 """An answer is drawn anew at most so often: each time costs the server a millisecond or two of one core."""
 
 CUT_SHORT: dict[FinishReason | None, str] = {
-    "length": "cut at the longest answer",
+    "length": "cut: longest answer reached",
     "timeout": "cut: it took too long",
 }
 

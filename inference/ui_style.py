@@ -31,11 +31,11 @@ footer { display: none !important; }
 
 
 def theme() -> gr.themes.Base:
-    """Fonts are those of the reader's own machine."""
+    """Fonts are those of the reader's own machine; what is less important is still dark enough to read."""
     return gr.themes.Default(
         primary_hue="blue",
         neutral_hue="slate",
         radius_size="lg",
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
-    )
+    ).set(body_text_color_subdued="*neutral_500")

@@ -35,7 +35,7 @@ from tests.fixtures_inference import BEARER, KEY, LIMITS, Server, TinyModel, ser
 __all__ = ["server", "tiny_model"]
 
 
-PACE = re.compile(r"\d+ tokens · [\d.]+ tokens/s · first after [\d.]+ s( · cut at the longest answer)?")
+PACE = re.compile(r"\d+ tokens · [\d.]+ tokens/s · first after [\d.]+ s( · cut: longest answer reached)?")
 
 
 @pytest.fixture(scope="module")
@@ -298,6 +298,27 @@ def check_nothing_sticks_out(browser: webdriver.Chrome, width: int) -> None:
     assert browser.execute_script(script) == []
 
 
+def contrasts(browser: webdriver.Chrome, selector: str) -> list[float]:
+    """Of each element's text to what is behind it, as https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio has it."""
+    script = """
+        const parts = color => color.match(/[\\d.]+/g).map(Number);
+        const linear = part => (part /= 255) <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+        const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+        const behind = element => {
+            for (; element; element = element.parentElement) {
+                const color = parts(getComputedStyle(element).backgroundColor);
+                if (color.length === 3 || color[3] === 1) return color;
+            }
+            return [255, 255, 255];
+        };
+        return [...document.querySelectorAll(arguments[0])].map(element => {
+            const both = [parts(getComputedStyle(element).color), behind(element)].map(luminance);
+            return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+        })"""
+    found: list[float] = browser.execute_script(script, selector)
+    return found
+
+
 @needs_browser
 def test_a_person_signs_in_chats_and_compares(page: Server, browser: webdriver.Chrome) -> None:
     """Login with a wrong and the right key, two turns, two models beside each other, phone width, sign out."""
@@ -318,6 +339,9 @@ def test_a_person_signs_in_chats_and_compares(page: Server, browser: webdriver.C
     first = api_answer(page, "default", ("user", questions[0]))
     assert letters(texts(browser, "#chat .message.bot")[0])[:3] == letters(first)[:3]
     assert PACE.fullmatch(texts(browser, "#chat-pace")[0])
+    ratios = contrasts(browser, "#title p, #sign-out a, #chat-pace, #chat .message.bot")
+    assert len(ratios) == 4
+    assert min(ratios) >= 4.5, "the least that WCAG asks of small text"
     box(browser).send_keys(questions[1], Keys.ENTER)
     wait(browser, answered(2))
 
