@@ -73,8 +73,10 @@ class ShareClient:
         """The same client for requests that may only be sent for so long, as under a lease.
 
         seconds_left is asked before each attempt, which waits for no answer longer than that, and while the next one is
-        waited for; what it raises ends the request. None for no limit.
+        waited for; what it raises ends the request. None for no other limit than there is.
         """
+        if seconds_left is None:
+            return self
         limited = copy.copy(self)
         limited._seconds_left = seconds_left
         return limited

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import hashlib
 import multiprocessing
 import os
+import signal
 import threading
 import uuid
 from collections.abc import Iterator
@@ -435,7 +435,7 @@ def test_an_interruption_ends_also_what_waits_to_be_sent_again(
 
     def interrupt(step: Progress) -> None:
         if step.files_done == 5:
-            _thread.interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     busy = {"fault": "unavailable", "path": "/target/", "after": 5, "retry_after_seconds": 3600}
     with switch.on(busy):
