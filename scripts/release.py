@@ -222,8 +222,9 @@ def upload(
     """Bring the release and its bundles onto the share, bundles first; returns the folders that were made.
 
     What is there already is not sent again: the same files of an earlier release, by its id, and the same large files
-    of other bundles are copied on the share. progress gets the folder and how far its upload is. Raises CloudError,
-    Locked when the lease was lost meanwhile, InferopsError when a file changed during the upload.
+    of other bundles are copied on the share. A release that is not the one in use, and that somebody has written into,
+    is made whole again. progress gets the folder and how far its upload is. Raises CloudError, Locked when the lease
+    was lost meanwhile, InferopsError when a file changed during the upload.
     """
     manifest = json.dumps(package.release.to_json(), indent=2).encode() + b"\n"
     made = []
@@ -232,7 +233,11 @@ def upload(
             _place(share, bundle.folder, bundle.files, {}, large_files_elsewhere(share, bundle.files), lock, progress)
             made.append(bundle.folder)
     folder = f"{RELEASES}/{package.release.id}"
-    if not share_module.folder_exists(share, folder):
+    is_there = share_module.folder_exists(share, folder)
+    if is_there and package.release.id != earlier and not _is_whole(share, folder, package.code):
+        share_module.move_folder(share, folder, _incomplete(folder), seconds_left=lock.seconds_left)
+        is_there = False
+    if not is_there:
         _place(share, folder, package.code, {MANIFEST: manifest}, _files_of(share, earlier), lock, progress)
         made.append(folder)
     return tuple(made)
@@ -375,8 +380,7 @@ def _place(
     progress: Callable[[str, Progress], None] | None,
 ) -> None:
     """Make the folder hold the files and documents, whole or not at all. elsewhere is share.plan's."""
-    parent, _, name = folder.rpartition("/")
-    incomplete = f"{parent}/.incomplete-{name}"
+    incomplete = _incomplete(folder)
     present = share_module.read_remote(share, incomplete)
     sync_plan = share_module.plan(files, present, folder=incomplete, elsewhere=elsewhere)
     upload_module.apply(
@@ -385,6 +389,18 @@ def _place(
     for path, content in documents.items():
         share_module.write_small_file(share, f"{incomplete}/{path}", content)
     share_module.move_folder(share, incomplete, folder, seconds_left=lock.seconds_left)
+
+
+def _incomplete(folder: str) -> str:
+    """What a folder is called until it is whole."""
+    parent, _, name = folder.rpartition("/")
+    return f"{parent}/.incomplete-{name}"
+
+
+def _is_whole(share: ShareClient, folder: str, files: tuple[LocalFile, ...]) -> bool:
+    """Whether the release's folder still holds what a deploy has put there (one request a file)."""
+    found = share_module.plan(files, share_module.read_remote(share, folder), folder=folder)
+    return not (found.added or found.changed) and share_module.file_exists(share, f"{folder}/{MANIFEST}")
 
 
 def _files_of(share: ShareClient, release_id: str | None) -> dict[str, str]:

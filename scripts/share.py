@@ -85,7 +85,8 @@ def read_remote(share: ShareClient, folder: str, *, sizes: Container[int] | None
     """The files under a folder of the share, by paths relative to it; empty when there is no such folder.
 
     One request per directory and one per file, because a listing carries neither MD5 nor metadata; with sizes, only the
-    files that have so many bytes are asked for and told.
+    files that have so many bytes are asked for and told. A file that is not whole, or that somebody has written into
+    since its upload, has no hash.
     """
     found: dict[str, int] = {}
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
@@ -98,10 +99,7 @@ def read_remote(share: ShareClient, folder: str, *, sizes: Container[int] | None
 
         def entry(path: str) -> FileEntry:
             properties = share.get_file_properties(join(folder, path))
-            # A copy has its source's MD5 from the start.
-            copying = properties.copy_status not in (None, "success")
-            complete = properties.content_md5 is not None and not copying
-            digest = properties.metadata.get(HASH_METADATA, "") if complete else ""
+            digest = properties.metadata.get(HASH_METADATA, "") if _is_as_made(properties) else ""
             return FileEntry(path, found[path], digest)
 
         return tuple(pool.map(entry, sorted(found)))
@@ -186,12 +184,8 @@ def time_of_making() -> str:
 
 def holds_untouched(properties: FileProperties, entry: FileEntry) -> bool:
     """Whether a file is what an upload made of this entry, and nobody has written into it since."""
-    return (
-        properties.bytes == entry.bytes
-        and properties.metadata.get(HASH_METADATA) == entry.sha256
-        and properties.content_md5 is not None
-        and properties.last_written == properties.created
-    )
+    hashed = properties.metadata.get(HASH_METADATA)
+    return _is_as_made(properties) and properties.bytes == entry.bytes and hashed == entry.sha256
 
 
 def delete_file(share: ShareClient, path: str, *, seconds_left: Callable[[], float] | None = None) -> None:
@@ -296,6 +290,12 @@ def base64_md5(content: bytes) -> str:
 def is_zero(content: bytes) -> bool:
     """Whether there is nothing but zeros in it, which a new file on the share is full of without being sent any."""
     return not content.strip(b"\0")
+
+
+def _is_as_made(properties: FileProperties) -> bool:
+    """Whether the file is whole, and was last written when it was made."""
+    copying = properties.copy_status not in (None, "success")  # such a file has its source's MD5 from the start
+    return properties.content_md5 is not None and not copying and properties.last_written == properties.created
 
 
 def _make_folder(share: ShareClient, folder: str) -> None:

@@ -160,6 +160,27 @@ def test_what_is_on_the_share_is_not_sent_again(share: ShareClient, repository: 
     assert deploy(share, package) == (f"releases/{package.release.id}",)
 
 
+@pytest.mark.parametrize("damage", ["written into", "removed", "without a manifest"])
+def test_a_release_that_somebody_damaged_is_made_whole_when_it_is_deployed_again(
+    share: ShareClient, stand_in: RunningStandIn, repository: Path, damage: str
+) -> None:
+    first = prepare(repository)
+    deploy(share, first)
+    folder = stand_in.state / "shares" / ACCOUNT / share.share_name / "releases" / first.release.id
+    if damage == "written into":
+        (folder / "inference" / "serve.py").write_text("print('bad')\n")  # as long as it was
+    else:
+        (folder / {"removed": "inference/start.sh", "without a manifest": "release.json"}[damage]).unlink()
+    with Lock(share) as lock:
+        # In use it stays as it is: a replica that starts meanwhile must find it.
+        assert releases.upload(share, first, lock, earlier=first.release.id) == ()
+        assert releases.upload(share, first, lock, earlier="another") == (f"releases/{first.release.id}",)
+        assert releases.upload(share, first, lock, earlier="another") == ()
+    for file in first.code:
+        assert (folder / file.entry.path).read_bytes() == file.source.read_bytes()
+    assert releases.read_release(share, first.release.id) == first.release
+
+
 def test_current_remembers_its_proof_and_what_was_before(share: ShareClient, repository: Path) -> None:
     first = prepare(repository).release.id
     deploy(share, prepare(repository))
