@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -148,22 +149,21 @@ def test_an_interrupted_training_leaves_nothing_behind(tmp_path: Path) -> None:
 
     left = tmp_path / "inferops" / f".demo-{fingerprint()}.unfinished-of-a-killed-one"
     left.mkdir(parents=True)
-    with subprocess.Popen(
-        [*COMMAND, "--train-only"],
-        cwd=ROOT,
-        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        seen = ""
-        while "step" not in seen:
-            seen = process.stderr.readline()
-            assert seen, "it ended before the first step"
+    # On a terminal it shows its steps at once; into a file, every few seconds.
+    screen, terminal = os.openpty()
+    variables = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    with subprocess.Popen([*COMMAND, "--train-only"], cwd=ROOT, env=variables, stderr=terminal) as process:
+        os.close(terminal)
+        said = ""
+        while "step" not in said:
+            said += os.read(screen, 4096).decode()
         assert not left.exists()
         process.send_signal(signal.SIGINT)
-        said = process.stderr.read()
+        with contextlib.suppress(OSError):  # at the end, where nobody has the terminal any more
+            while True:
+                said += os.read(screen, 4096).decode()
         assert process.wait(120) == 130
+    os.close(screen)
     assert "Interrupted" in said
     assert "Traceback" not in said
     assert [path.name for path in (tmp_path / "inferops").iterdir()] == [f".demo-{fingerprint()}.lock"]
