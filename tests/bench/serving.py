@@ -30,7 +30,7 @@ from tests.conftest import ROOT
 
 KEY = "a-key-for-the-bench"
 START_SECONDS = 900
-MOST_REQUESTS = 96
+MOST_REQUESTS = 32
 """Two for each that is in flight, but no more than this where that is enough: a slow server takes minutes for them."""
 SERVERS = ("inferops", "serve tuned", "serve", "threads")
 TUNED = (
