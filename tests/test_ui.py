@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio_client  # type: ignore[import-untyped]
+import httpx
 import openai
 import pytest
 import uvicorn
@@ -27,7 +28,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 from settings import PerKey
-from ui import build_page
+from ui import SESSIONS, build_page
 
 from infra.emulator.ports import free as free_port
 from tests.fixtures_inference import BEARER, KEY, LIMITS, Server, TinyModel, server, tiny_model
@@ -177,6 +178,35 @@ def test_gradio_client_without_the_key(page: Server) -> None:
         gradio_client.Client(page.address, verbose=False)
     with pytest.raises(AuthenticationError):
         gradio_client.Client(page.address, auth=("anybody", "wrong"), verbose=False)
+
+
+def test_what_the_page_does_not_need_is_closed(page: Server) -> None:
+    given = httpx.post(
+        page.address + "/gradio_api/upload", files={"files": ("a.txt", b"words")}, headers=BEARER, timeout=60
+    )
+    assert given.status_code == 404, given.text
+    for path in (
+        "/gradio_api/file=/etc/hostname",
+        "/gradio_api/file/etc/hostname",
+        "/gradio_api/proxy=https://localhost/",
+        "/gradio_api/deep_link?session_hash=x",
+        "/gradio_api/stream/x/1/2/playlist.m3u8",
+        "/monitoring",
+        "/monitoring/summary",
+        "/redoc",
+    ):
+        assert page.get(path, headers=BEARER).json() == {"detail": "Not Found"}, path
+    assert page.get("/config", headers=BEARER).status_code == 200
+
+
+def test_conversations_are_not_kept_without_end(paced: PacedPage) -> None:
+    built = build_page(paced.engine, KeyLimits(PerKey(), PerKey()), base="tiny-base", release="paced")
+    mounted: Any = built.routes[-1]
+    sessions = mounted.app.state_holder
+    for number in range(SESSIONS + 50):
+        assert sessions[f"session-{number}"] is not None
+    assert len(sessions.session_data) == SESSIONS
+    assert len(sessions.time_last_used) == SESSIONS
 
 
 def test_the_answer_streams(paced: PacedPage) -> None:
