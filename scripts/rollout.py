@@ -225,7 +225,13 @@ def _upload(session: Session, package: Package, lock: Lock, before: Current | No
         session.progress(f"{folder}: {report.transfer(done)}")
 
     earlier = before.release if before is not None else None
-    for folder in release.upload(session.share, package, lock, earlier=earlier, progress=progress):
+    try:
+        made = release.upload(session.share, package, lock, earlier=earlier, progress=progress)
+    except BaseException:
+        in_use = "the app has no release yet" if earlier is None else f"release {earlier} stays in use"
+        session.say(f"{in_use}; the next deploy goes on with what was uploaded")
+        raise
+    for folder in made:
         session.say(f"uploaded {folder}")
 
 

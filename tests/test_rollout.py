@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import subprocess
 import threading
@@ -17,7 +18,7 @@ from scripts.errors import BadInput, InferopsError, Locked, NotFound, ProofFaile
 from scripts.history import Who
 from scripts.lock import Lock
 from tests.conftest import RunningStandIn
-from tests.release_world import World, deploy, rollback, running_world
+from tests.release_world import World, deploy, open_session, rollback, running_world
 from tests.tiny_resource_manager import replica
 
 
@@ -210,6 +211,27 @@ def test_an_interrupted_deploy_is_remembered_as_such(world: World) -> None:
         rollout.deploy(world.session)
     assert world.current() == first
     assert [outcome for _, _, outcome in outcomes(world)] == ["proven", "interrupted"]
+
+
+def test_a_deploy_that_ends_while_it_uploads_tells_what_is_in_use(world: World) -> None:
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    def interrupted() -> str:
+        """The last line that a deploy says whose first line of progress interrupts it."""
+        with contextlib.closing(open_session(world.root, world.said.append)) as session:
+            session.progress = interrupt
+            with pytest.raises(KeyboardInterrupt):
+                rollout.deploy(session)
+        return world.said[-1]
+
+    goes_on = "the next deploy goes on with what was uploaded"
+    assert interrupted() == f"the app has no release yet; {goes_on}"
+    (first,) = deployed(world, 1)
+    world.change(2)
+    assert interrupted() == f"release {first} stays in use; {goes_on}"
+    assert outcomes(world)[-1][2] == "interrupted"
+    assert world.current() == first
 
 
 def test_a_history_tells_who_and_from_what(world: World) -> None:
