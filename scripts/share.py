@@ -30,7 +30,8 @@ RANGE_BYTES = 4 * 1024 * 1024
 
 SENT_ANYWAY_BYTES = 64 * 1024
 """A file of up to so many bytes is sent even if the share holds it elsewhere. To send it takes one request; to copy it,
-and to see that what was copied is what was meant, takes two."""
+and to see that what was copied is what was meant, takes two. At 30 ms a request, 64 files of 256 kB took as long either
+way; a line of 20 Mbit/s carries 64 KiB in that time."""
 
 HASH_METADATA = "sha256"
 """The metadata key that carries the hexadecimal SHA-256 of a file's content."""
