@@ -16,7 +16,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 import httpx
 
 from tests.conftest import RunningStandIn
+from tests.waiting import until
 
 ACCOUNT, SHARE, GROUP = "killedaccount", "killed", "rg-killed"
 _APPS, _RESOURCES, _STORAGE, _WORKSPACES = "2025-07-01", "2025-04-01", "2026-04-01", "2026-03-01"
@@ -293,7 +294,7 @@ class Deployments(Load):
             self._accepted.append(self._asked)
         self._asked = None
         for number in self._accepted:
-            _until(lambda number=number: self._state(number) == "Succeeded", f"deployment {number}")  # type: ignore[misc]
+            until(lambda number=number: self._state(number) == "Succeeded", f"deployment {number}")  # type: ignore[misc]
             name = f"/resourceGroups/{GROUP}/providers/Microsoft.OperationalInsights/workspaces/workspace-{number}"
             shown = _expect(self.manage("GET", name, _WORKSPACES), 200).json()
             assert shown["properties"]["provisioningState"] == "Succeeded"
@@ -323,7 +324,7 @@ class App(Load):
         self._base = f"/resourceGroups/{GROUP}/providers/Microsoft.App"
         environment = {"location": "eastus", "properties": {}}
         _expect(self.manage("PUT", f"{self._base}/managedEnvironments/env", _APPS, environment), 201)
-        _until(lambda: self._shown("managedEnvironments/env")["provisioningState"] == "Succeeded", "the environment")
+        until(lambda: self._shown("managedEnvironments/env")["provisioningState"] == "Succeeded", "the environment")
         self._number = 0
         self._possible = {0}
         self._put(201)
@@ -349,7 +350,7 @@ class App(Load):
 
     def check_answers(self) -> None:
         """The app comes back and answers with that value."""
-        _until(lambda: self._shown("containerApps/app")["provisioningState"] == "Succeeded", "the app's change")
+        until(lambda: self._shown("containerApps/app")["provisioningState"] == "Succeeded", "the app's change")
         host = self._shown("containerApps/app")["configuration"]["ingress"]["fqdn"]
         value = _value(next(iter(self._possible)))
         heard: list[str] = []
@@ -359,7 +360,7 @@ class App(Load):
             return heard[-1] == value
 
         try:
-            _until(answers, f"value {value} from the app")
+            until(answers, f"value {value} from the app")
         except (AssertionError, httpx.TransportError) as problem:
             events = (self.state / "apps" / f"{GROUP}-app" / "events.log").read_text()
             raise AssertionError(f"{problem!r}; heard {heard[-5:]}\n{events[-6000:]}") from problem
@@ -397,20 +398,13 @@ def prepare(announcement: dict[str, str], state: Path) -> None:
     body = {"location": "eastus", "sku": {"name": "Standard_LRS"}, "kind": "StorageV2", "properties": {}}
     _expect(load.manage("PUT", account, _STORAGE, body), 202)
     state_of = "provisioningState"
-    _until(lambda: load.manage("GET", account, _STORAGE).json()["properties"][state_of] == "Succeeded", "the account")
+    until(lambda: load.manage("GET", account, _STORAGE).json()["properties"][state_of] == "Succeeded", "the account")
     _expect(load.files("PUT", "", "restype=share"), 201)
 
 
 def _expect(answer: httpx.Response, status: int) -> httpx.Response:
     assert answer.status_code == status, f"{answer.request.method} {answer.request.url}: {answer.text}"
     return answer
-
-
-def _until(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.03)
 
 
 def _difference(found: dict[str, bytes], possible: list[dict[str, bytes]]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from scripts.endpoint import Endpoint
 from scripts.errors import CloudError
+from tests.waiting import until
 
 PAUSE_SECONDS = 0.5
 """After a chat that was lost, before the caller asks the next."""
@@ -32,10 +33,7 @@ class SteadyLoad:
     def wait_for(self, count: int, seconds: float = 120) -> None:
         """Until so many more chats were asked and have ended."""
         aim = self.answered + len(self.lost) + count
-        deadline = time.monotonic() + seconds
-        while self.answered + len(self.lost) < aim:
-            assert time.monotonic() < deadline, f"{self.answered} answered, {self.lost}"
-            time.sleep(0.02)
+        until(lambda: self.answered + len(self.lost) >= aim, "the load", seconds)
 
 
 @contextlib.contextmanager

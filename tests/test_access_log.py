@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import time
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +12,7 @@ import httpx
 import pytest
 
 from tests.fixtures_inference import BEARER, KEY, MORE_KEYS, Server, server, tiny_model
+from tests.waiting import until
 
 __all__ = ["server", "tiny_model"]
 
@@ -24,16 +24,10 @@ def lines(server: Server) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
 
-def line_of(server: Server, request_id: str, seconds: float = 60) -> dict[str, Any]:
+def line_of(server: Server, request_id: str) -> dict[str, Any]:
     """The line with this id; it is written just after the answer has gone out."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = [line for line in lines(server) if line["request_id"] == request_id]
-        if found:
-            assert len(found) == 1
-            return found[0]
-        time.sleep(0.02)
-    raise AssertionError(f"no line for {request_id}")
+    (line,) = until(lambda: [line for line in lines(server) if line["request_id"] == request_id], request_id)
+    return line
 
 
 def ask(server: Server, body: dict[str, Any] | None = None, **headers: str) -> httpx.Response:

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import socket
-import time
 from typing import Any
 
 import httpx
@@ -15,6 +14,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
 from tests.fixtures_inference import BEARER, KEY, Server, make_tokenizer, server, tiny_model
+from tests.waiting import until
 
 __all__ = ["server", "tiny_model"]
 
@@ -520,9 +520,7 @@ def test_a_caller_who_goes_away_stops_the_computing(server: Server) -> None:
     with socket.create_connection((address.host, address.port or 80)) as connection:
         connection.sendall(head.encode() + body[:20])
     assert post(server, VALID).status_code == 200
-    deadline = time.monotonic() + 60
-    while counts(server, r"inference_requests_running{.*") != {"0.0"}:
-        assert time.monotonic() < deadline
+    until(lambda: counts(server, r"inference_requests_running{.*") == {"0.0"})
     assert counts(server, r'inference_requests_finished_total{finish_reason="cancelled".*') != {"0.0"}
     assert "Traceback" not in server.log()
 

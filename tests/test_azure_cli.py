@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import httpx
 from tests.azure_cli import AzureCli, azure_cli
 from tests.conftest import ROOT, RunningStandIn
 from tests.resource_manager_client import account, template, unique
+from tests.waiting import until
 from tests.workflows.github import running_issuer
 
 API_KEY = "a-key-of-this-test"
@@ -437,14 +436,6 @@ def answers(world: World, address: str) -> None:
         return False
 
     until(served)
-
-
-def until(condition: Callable[[], bool], seconds: float = 90) -> None:
-    """Waits for what must come."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.1)
 
 
 def alive(process: int) -> bool:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import ssl
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from azure.storage.fileshare import ShareClient
 
 from tests.conftest import RunningStandIn, running_stand_in
 from tests.container_apps import SERVER, app_body
+from tests.waiting import until
 
 POLL: Any = {"polling_interval": 0.1}
 
@@ -112,15 +111,6 @@ class Subscription:
         context = ssl.create_default_context(cafile=self.stand_in.announcement["certificate"])
         request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
         return urllib.request.urlopen(request, context=context, timeout=60)
-
-
-def until(condition: Callable[[], Any], seconds: float = 90) -> Any:
-    """What the condition gives once it is true."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.1)
-    return value
 
 
 @pytest.fixture(scope="module")

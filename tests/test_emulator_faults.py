@@ -33,6 +33,7 @@ from tests.resource_manager_client import (
     workspace,
 )
 from tests.share_on_stand_in import new_share, sdk_share
+from tests.waiting import until
 
 APPS = "2025-07-01"
 
@@ -286,7 +287,7 @@ def test_tokens_that_are_good_for_a_second(switch: Switch, faulty: RunningStandI
 
     with switch.on({"fault": "short-token", "seconds": 3000, "count": 1}, {"fault": "short-token", "seconds": 1}):
         good, short = faulty.token(), faulty.token()
-    _until(lambda: answer(short).status_code == 401)
+    until(lambda: answer(short).status_code == 401)
     assert answer(short).json()["error"]["code"] == "ExpiredAuthenticationToken"
     assert answer(good).status_code == 200
 
@@ -412,7 +413,7 @@ def test_a_quota_of_cores_that_is_used_up_keeps_replicas_from_starting(
         usages = {usage.name.value: usage.limit for usage in apps.managed_environment_usages.list(group, "env")}
         assert usages[quota] == 0
         events = faulty.state / "apps" / f"{group}-app" / "events.log"
-        _until(lambda: events.exists() and "Maximum Allowed Cores exceeded" in events.read_text())
+        until(lambda: events.exists() and "Maximum Allowed Cores exceeded" in events.read_text())
         assert switch.fired()[0] >= 1
     revision = f"/subscriptions/{manager.subscription}/resourceGroups/{group}/providers/Microsoft.App"
     revision += "/containerApps/app/revisions"
@@ -421,12 +422,5 @@ def test_a_quota_of_cores_that_is_used_up_keeps_replicas_from_starting(
         (shown,) = manager.get(revision, APPS)["value"]
         return shown["properties"]["runningState"] in ("Running", "RunningAtMaxScale")
 
-    _until(is_running)
+    until(is_running)
     apps.container_apps.begin_delete(group, "app").result()
-
-
-def _until(condition: Callable[[], bool], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.1)

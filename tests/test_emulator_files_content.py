@@ -25,6 +25,7 @@ from azure.storage.fileshare import ContentSettings, ShareClient, generate_accou
 from infra.emulator.files.content import with_range, within, without_range
 from infra.emulator.store import Store
 from tests.files_service import ACCOUNT, KEY, Reachable, RunningFiles, files_process, running_files, shared_key
+from tests.waiting import until
 
 MIB = 1024 * 1024
 
@@ -257,10 +258,7 @@ def test_half_a_request_changes_nothing(
     ):
         _send_half(files, f"/{ACCOUNT}/{share.share_name}/file", suffix, headers, 2 * MIB)
     time.sleep(0.2)
-    deadline = time.monotonic() + 60
-    while list((files.root / ".incomplete").iterdir()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not list((files.root / ".incomplete").iterdir()))
     assert client.download_file().readall() == b"a" * (2 * MIB)
     assert not [record for record in caplog.records if record.levelname == "ERROR"], caplog.text
 

@@ -12,6 +12,7 @@ from azure.storage.fileshare import ShareClient, ShareLeaseClient
 
 from infra.emulator.files import StorageError, leases
 from tests.files_service import RunningFiles, running_files
+from tests.waiting import until
 
 ONE, TWO = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 
@@ -83,10 +84,7 @@ def test_breaking_runs_out(share: ShareClient) -> None:
         lease.change(TWO)
     assert _code(changed) == (409, "LeaseIsBreakingAndCannotBeChanged")
     assert lease.break_lease(lease_break_period=1) == 1
-    deadline = time.monotonic() + 60
-    while share.get_share_properties().lease.state != "broken":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: share.get_share_properties().lease.state == "broken")
     share.acquire_lease(lease_id=TWO)
 
 

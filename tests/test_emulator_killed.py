@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.killed_stand_in import App, Deployments, Files, Load, Process, prepare
+from tests.waiting import until
 
 # Checking that the app answers takes a start of a Python process: not after each kill.
 _ANSWERS_EVERY = 4
@@ -19,10 +20,7 @@ _ANSWERS_EVERY = 4
 def wait_for_an_answer(loads: list[Load]) -> None:
     """Until each load has had a change acknowledged: the stand-in may otherwise die before it did anything."""
     before = [load.acknowledged for load in loads]
-    end = time.monotonic() + 60
-    while any(load.acknowledged == count for load, count in zip(loads, before, strict=True)):
-        assert time.monotonic() < end, before
-        time.sleep(0.01)
+    until(lambda: all(load.acknowledged > count for load, count in zip(loads, before, strict=True)))
 
 
 def test_nothing_acknowledged_is_lost_and_nothing_is_half_done(tmp_path: Path, pytestconfig: pytest.Config) -> None:

@@ -29,6 +29,7 @@ from tests.resource_manager_client import (
     unique,
     workspace,
 )
+from tests.waiting import until
 
 _POLLED = re.compile(r"/(\w*operationstatuses|\w*operationresults|asyncoperations)/", re.IGNORECASE)
 _COMPARED_HEADERS = ("location", "azure-asyncoperation", "x-ms-failure-cause")
@@ -378,10 +379,7 @@ def test_what_stands_around_apps(writer: Arm) -> None:
     # The workspaces of 2023-09-01 answered 201 without an address to poll.
     replay.hold(of_apps("log-analytics-workspace"), places=(0,), but={0: ("header azure-asyncoperation",)})
     path = f"/resourceGroups/{group}/providers/Microsoft.OperationalInsights/workspaces/containerapp-env000005"
-    end = time.monotonic() + 60
-    while writer.get(path, "2023-09-01")["properties"]["provisioningState"] != "Succeeded":
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: writer.get(path, "2023-09-01")["properties"]["provisioningState"] == "Succeeded")
     replay.hold(of_apps("log-analytics-workspace"), places=(1, 2))
 
 

@@ -7,7 +7,6 @@ import functools
 import itertools
 import json
 import operator
-import time
 from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree
@@ -29,6 +28,7 @@ from tests.resource_manager_client import (
     unique,
     workspace,
 )
+from tests.waiting import until
 
 APPS = "2025-07-01"
 _GROUP = "/subscriptions/here/resourceGroups/here"
@@ -139,10 +139,7 @@ def group(manager: Arm) -> str:
 
 def _settle(manager: Arm, address: str, version: str) -> None:
     """Waits until nothing is going on with the resource."""
-    end = time.monotonic() + 90
-    while manager.get(address, version)["properties"]["provisioningState"] not in ("Succeeded", "Failed"):
-        assert time.monotonic() < end, address
-        time.sleep(0.03)
+    until(lambda: manager.get(address, version)["properties"]["provisioningState"] in ("Succeeded", "Failed"), address)
 
 
 def _within(group: str, body: Any) -> Any:

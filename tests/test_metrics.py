@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 
 import httpx
@@ -13,6 +12,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.fixtures_inference import BEARER, MORE_KEYS, Server, server, tiny_model
+from tests.waiting import until
 
 __all__ = ["server", "tiny_model"]
 
@@ -44,15 +44,10 @@ def read(server: Server) -> Reading:
     return Reading(answer.text)
 
 
-def until(server: Server, condition: Callable[[Reading], bool], seconds: float = 60) -> Reading:
+def read_until(server: Server, condition: Callable[[Reading], bool]) -> Reading:
     """Metrics of a request are there a moment after its answer."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        reading = read(server)
-        if condition(reading):
-            return reading
-        time.sleep(0.02)
-    raise AssertionError("the metrics did not come to that")
+    (reading,) = until(lambda: [reading for reading in [read(server)] if condition(reading)])
+    return reading
 
 
 def ask(server: Server, key: str, **changes: object) -> httpx.Response:
@@ -72,7 +67,7 @@ def test_a_request_moves_the_counters(server: Server) -> None:
     def counted(reading: Reading) -> list[float]:
         return [reading.value("inference_http_requests_total", **labels, status=status) for status in ("200", "404")]
 
-    after = until(server, lambda reading: counted(reading) == [number + 1 for number in counted(before)])
+    after = read_until(server, lambda reading: counted(reading) == [number + 1 for number in counted(before)])
     usage = answer["usage"]
     assert gained("inference_prompt_tokens_total", model="other") == usage["prompt_tokens"]
     assert gained("inference_generation_tokens_total", model="other") == usage["completion_tokens"]
@@ -120,7 +115,7 @@ def test_running_requests_are_seen_while_they_run_and_gone_afterwards(server: Se
             if len(seen) < 3:
                 seen.append(read(server))
     assert all(0 <= reading.value("inference_cache_usage_ratio") <= 1 for reading in seen)
-    idle = until(server, lambda reading: busy(reading) == 0)
+    idle = read_until(server, lambda reading: busy(reading) == 0)
     assert idle.value("inference_requests_waiting", model="default") == 0
     assert idle.value("inference_cache_usage_ratio") == 0
 
