@@ -31,7 +31,6 @@ from scripts.errors import BadInput, InferopsError, Problem
 from scripts.files import ShareClient
 from scripts.lock import Lock
 from scripts.progress import Progress
-from scripts.share import SyncPlan
 
 CURRENT = "current"
 RELEASES = "releases"
@@ -203,14 +202,6 @@ def check_folders(share: ShareClient, release: Release, uploaded: Collection[str
     raise BadInput(problems)
 
 
-def plan(share: ShareClient, package: Package) -> SyncPlan:
-    """What the release changes against the current one, by the manifests (two requests, nothing is written)."""
-    current = read_current_id(share)
-    before = read_release(share, current) if current else None
-    target = f"{RELEASES}/{package.release.id}"
-    return share_module.plan(package.code, before.files if before else (), folder=target)
-
-
 def upload(
     share: ShareClient,
     package: Package,
@@ -222,23 +213,21 @@ def upload(
     """Bring the release and its bundles onto the share, bundles first; returns the folders that were made.
 
     What is there already is not sent again: the same files of an earlier release, by its id, and the same large files
-    of other bundles are copied on the share. A release that is not the one in use, and that somebody has written into,
-    is made whole again. progress gets the folder and how far its upload is. Raises CloudError, Locked when the lease
+    of other bundles are copied on the share. What somebody has written into is made whole again, unless the earlier
+    release is or uses it. progress gets the folder and how far its upload is. Raises CloudError, Locked when the lease
     was lost meanwhile, InferopsError when a file changed during the upload.
     """
     manifest = json.dumps(package.release.to_json(), indent=2).encode() + b"\n"
+    before = read_release(share, earlier) if earlier is not None else None
+    in_use = set() if earlier is None else _in_use(earlier, before, package)
     made = []
     for bundle in package.bundles:
-        if not share_module.folder_exists(share, bundle.folder):
+        if not _is_placed(share, bundle.folder, bundle.files, {}, in_use, lock):
             _place(share, bundle.folder, bundle.files, {}, large_files_elsewhere(share, bundle.files), lock, progress)
             made.append(bundle.folder)
-    folder = f"{RELEASES}/{package.release.id}"
-    is_there = share_module.folder_exists(share, folder)
-    if is_there and package.release.id != earlier and not _is_whole(share, folder, package.code):
-        share_module.move_folder(share, folder, _incomplete(folder), seconds_left=lock.seconds_left)
-        is_there = False
-    if not is_there:
-        _place(share, folder, package.code, {MANIFEST: manifest}, _files_of(share, earlier), lock, progress)
+    folder, documents = f"{RELEASES}/{package.release.id}", {MANIFEST: manifest}
+    if not _is_placed(share, folder, package.code, documents, in_use, lock):
+        _place(share, folder, package.code, documents, _files_of(before), lock, progress)
         made.append(folder)
     return tuple(made)
 
@@ -397,15 +386,35 @@ def _incomplete(folder: str) -> str:
     return f"{parent}/.incomplete-{name}"
 
 
-def _is_whole(share: ShareClient, folder: str, files: tuple[LocalFile, ...]) -> bool:
-    """Whether the release's folder still holds what a deploy has put there (one request a file)."""
+def _is_placed(
+    share: ShareClient,
+    folder: str,
+    files: tuple[LocalFile, ...],
+    documents: Collection[str],
+    in_use: Collection[str],
+    lock: Lock,
+) -> bool:
+    """Whether the folder is there. One that no longer holds what was put there loses its name, unless it is in use."""
+    if not share_module.folder_exists(share, folder):
+        return False
+    if folder in in_use:
+        return True
     found = share_module.plan(files, share_module.read_remote(share, folder), folder=folder)
-    return not (found.added or found.changed) and share_module.file_exists(share, f"{folder}/{MANIFEST}")
+    missing = set(documents) - {entry.path for entry in found.removed}
+    if not (found.added or found.changed or missing):
+        return True
+    share_module.move_folder(share, folder, _incomplete(folder), seconds_left=lock.seconds_left)
+    return False
 
 
-def _files_of(share: ShareClient, release_id: str | None) -> dict[str, str]:
+def _in_use(release_id: str, release: Release | None, package: Package) -> set[str]:
+    """The folders of a release and of what it uses; without a manifest it may use all that the package brings."""
+    used = package.uploaded_folders if release is None else {release.base, *release.adapters.values()}
+    return {f"{RELEASES}/{release_id}", *used}
+
+
+def _files_of(release: Release | None) -> dict[str, str]:
     """SHA-256 -> path on the share, of a release's files."""
-    release = read_release(share, release_id) if release_id is not None else None
     if release is None:
         return {}
     return {entry.sha256: f"{RELEASES}/{release.id}/{entry.path}" for entry in release.files}
