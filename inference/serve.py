@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("serve")
 
 EXIT_BAD_SETTINGS = 2
-KEPT_KERNELS = 256
+KEPT_KERNELS = 128
 HEAPS = 2
 M_ARENA_MAX = -8
 """Of glibc's malloc.h."""
@@ -72,7 +72,7 @@ def _bound_kept_memory(environment: MutableMapping[str, str]) -> None:
 
     For each number of rows that a layer meets, oneDNN makes a kernel: some 0.65 MB, and a millisecond or two. By
     themselves oneDNN and torch's layer over it keep 1024 each, which a server comes to hold after days of requests of
-    every length: 500 MB. With 256 an answer takes no longer (measured with 32 requests at once).
+    every length: 500 MB. With 128 an answer takes no longer (measured with 32 requests at once).
 
     glibc gives threads heaps of their own, up to eight a core, and in each stay the holes that requests leave. Here the
     engine's thread allocates, and little beside it: two heaps held 10 MB of holes after thousands of odd requests,
