@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cores import CPU_QUOTA, text
 
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""cgroup v2, https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files"""
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """cgroup v2, https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files"""
 
@@ -25,7 +24,7 @@ def use_processors() -> int:
 
     torch counts the host's processors, and more threads than the container's quota pays for wait for each other.
     """
-    count = min(torch.get_num_threads(), processors(len(os.sched_getaffinity(0)), _text(CPU_QUOTA)))
+    count = min(torch.get_num_threads(), processors(len(os.sched_getaffinity(0)), text(CPU_QUOTA)))
     torch.set_num_threads(count)
     return count
 
@@ -108,16 +107,12 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for line in _text(Path("/proc/meminfo")).splitlines():
+    for line in text(Path("/proc/meminfo")).splitlines():
         if line.startswith("MemAvailable:"):
             free = [int(line.split()[1]) * 1024]
-    limit = _text(MEMORY_LIMIT)
+    limit = text(MEMORY_LIMIT)
     if limit.isdigit():
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         # The file pages that the kernel counts as used are given back when memory is short; this process's are not.
         free.append(max(0, int(limit) - used))
     return min(free)
-
-
-def _text(file: Path) -> str:
-    return file.read_text(encoding="ascii").strip() if file.exists() else ""

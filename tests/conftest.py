@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import ssl
@@ -38,7 +39,9 @@ SHARING = {
 
 
 def pytest_configure() -> None:
-    """What a shell starts in the background ignores SIGINT, and so would every process that a test interrupts."""
+    """What a shell starts in the background ignores SIGINT, and so would every process that a test interrupts. And what
+    the tests start shares its cores with other tests, whether it begins in a busy moment or not."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,3 +62,35 @@ def test_quantization_that_a_device_does_not_do() -> None:
     quantization.check("int8", torch.device("cpu"))
     with pytest.raises(ValueError, match=r"bitsandbytes is not installed: start the replica by start\.sh"):
         quantization.check("int4", torch.device("cuda"))
+
+
+IDLE = "some avg10=0.31 avg60=24.70 avg300=16.93 total=15389141496\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0"
+BUSY = IDLE.replace("0.31", "48.20", 1)
+
+
+@pytest.mark.parametrize(
+    ("quota", "pressure", "shared"),
+    [
+        ("", IDLE, False),
+        ("max 100000", IDLE, False),
+        ("", BUSY, True),
+        ("200000 100000", IDLE, True),
+        ("", "", True),
+        ("max 100000", "some avg10=", True),
+        ("", "full avg10=0.00 avg60=0.00 avg300=0.00 total=0", True),
+    ],
+)
+def test_whether_the_processors_are_shared(quota: str, pressure: str, shared: bool) -> None:
+    import cores
+
+    assert cores.are_shared(quota, pressure) is shared
+
+
+def test_the_kernel_says_something_or_nothing(tmp_path: Path) -> None:
+    import cores
+
+    assert cores.text(tmp_path / "missing") == ""
+    assert cores.text(tmp_path) == ""
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert cores.text(tmp_path / "cpu.max") == "max 100000"
+    cores.are_shared(cores.text(cores.CPU_QUOTA), cores.text(cores.CPU_PRESSURE))
