@@ -50,6 +50,7 @@ _LONGEST_NAME = 255
 _LONGEST_PATH = 2048
 _DEEPEST_PATH = 250
 _FORBIDDEN_CHARACTERS = re.compile(r'["\\:|<>*?\x00-\x1f\x7f-\x9f\ue000\ufffe\uffff]')
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _DEVICE_NAMES = re.compile(r"CON|PRN|AUX|NUL|CLOCK\$|COM[1-9]|LPT[1-9]", re.IGNORECASE)
 
 
@@ -112,7 +113,7 @@ def _files_of(target: str, source: Path, problems: list[Problem]) -> Iterator[tu
         yield target, source
     elif stat.S_ISDIR(mode):
         for path, local in _walk(source, "", _ignored(source, problems), problems):
-            yield f"{target}/{path}" if target else path, Path(local)
+            yield f"{target}/{path}" if target else path, local
     else:
         problems.append(_not_a_file(source))
 
@@ -186,7 +187,7 @@ def _name_problems(path: str, local: Path) -> Iterator[Problem]:
     for name in names:
         if len(name) > _LONGEST_NAME:
             yield problem(name, f"the name is longer than the {_LONGEST_NAME} characters that Azure Files holds")
-        if any("\ud800" <= character <= "\udfff" for character in name):
+        if _SURROGATES.search(name):
             yield problem(name, "the name is not valid Unicode")
         elif _FORBIDDEN_CHARACTERS.search(name):
             yield problem(name, "the name has a character that Azure Files cannot hold")
@@ -198,6 +199,14 @@ def _name_problems(path: str, local: Path) -> Iterator[Problem]:
 
 def _case_collisions(files: Iterable[LocalFile]) -> Iterator[Problem]:
     """Names on the share are case-insensitive: two that differ only in case would be one, folders included."""
+    names: set[str] = set()
+    for file in files:
+        name = file.entry.path
+        while name and name not in names:
+            names.add(name)
+            name = name.rpartition("/")[0]
+    if len({name.casefold() for name in names}) == len(names):
+        return
     spellings: dict[str, dict[str, Path]] = {}
     for file in files:
         parts = file.entry.path.split("/")
