@@ -1,14 +1,13 @@
 """Connections to one address that are opened once and kept, for many requests at a time from many threads.
 
-HTTP/1.1 by the standard library alone, whose import costs a fifth of that of `requests` (docs/benchmarks.md). Knows
-neither Azure nor what is sent; never retries, never redirects.
+HTTP/1.1 over sockets and TLS of the standard library (why: docs/benchmarks.md). Knows neither Azure nor what is
+sent; never retries, never redirects.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import http.client
 import os
 import select
 import socket
@@ -16,27 +15,18 @@ import ssl
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from scripts.errors import BadInput, Problem
+from scripts.http_answer import Answer, read_answer
 
 TRUST_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 """Each names a PEM file, or a folder, with the certificates to trust; the first that is set counts."""
 
 _SENT_AT_ONCE_BYTES = 256 * 1024
 """How much has to leave within the time for one answer, so that a large request does not fail on a slow line."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer that was read whole. The headers' names are in lower case."""
-
-    status: int
-    reason: str
-    headers: Mapping[str, str]
-    content: bytes
 
 
 class Connections:
@@ -49,7 +39,8 @@ class Connections:
 
     def __init__(self, address: str, kept: int, certificate: Path | None = None) -> None:
         parts = urlsplit(address)
-        self._named, self._host, self._port = parts.netloc, parts.hostname or "", parts.port
+        self._named, self._host = parts.netloc, parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._context = _trusting(certificate) if parts.scheme == "https" else None
         self._proxy = _proxy_of(parts)
         # Of a server that is asked in the clear, a proxy is told the whole address in each request.
@@ -57,7 +48,7 @@ class Connections:
         self._before_target = f"{parts.scheme}://{parts.netloc}" if in_the_clear else ""
         self._for_proxy = _proxy_headers(self._proxy) if self._proxy is not None and in_the_clear else {}
         self._kept = kept
-        self._idle: deque[http.client.HTTPConnection] = deque()
+        self._idle: deque[_Connection] = deque()
 
     def request(
         self,
@@ -72,26 +63,20 @@ class Connections:
         """Send a request and read its answer whole. target is the path with its query, encoded.
 
         connect_seconds is the longest to wait for a connection, answer_seconds for each sign of life after that.
-        Raises OSError or http.client.HTTPException when there is no whole answer.
+        Raises OSError when there is no whole answer.
         """
-        connection = self._take()
+        connection = self._take() or self._open(connect_seconds)
         try:
-            if connection.sock is None:
-                connection.timeout = connect_seconds
-                connection.connect()
-            connection.sock.settimeout(answer_seconds)
+            connection.socket.settimeout(answer_seconds)
             # A server that refuses need not read all that is sent, and its answer is waiting then.
             with contextlib.suppress(BrokenPipeError):
                 for piece in self._pieces(method, target, headers, content):
-                    connection.sock.sendall(piece)
-            response = http.client.HTTPResponse(connection.sock, method=method)
-            response.begin()
-            told = {name.lower(): value for name, value in response.getheaders()}
-            answer = Answer(response.status, response.reason, told, response.read())
+                    connection.socket.sendall(piece)
+            answer = read_answer(connection.stream, method)
         except BaseException:
             connection.close()
             raise
-        if len(self._idle) < self._kept and not response.will_close:
+        if len(self._idle) < self._kept and not answer.is_last:
             self._idle.append(connection)
         else:
             connection.close()
@@ -121,25 +106,53 @@ class Connections:
         for begin in range(0, len(content), _SENT_AT_ONCE_BYTES):
             yield view[begin : begin + _SENT_AT_ONCE_BYTES]
 
-    def _take(self) -> http.client.HTTPConnection:
-        """A connection that was used a moment ago, or a new one; it may have to be opened."""
-        try:
+    def _take(self) -> _Connection | None:
+        """A connection that was used a moment ago, if there is one."""
+        with contextlib.suppress(IndexError):
             connection = self._idle.pop()
-        except IndexError:
-            return self._new()
-        if connection.sock is not None and _has_ended(connection.sock):
+            if not _has_ended(connection.socket):
+                return connection
             connection.close()
-        return connection
+        return None
 
-    def _new(self) -> http.client.HTTPConnection:
-        host, port = (self._host, self._port) if self._proxy is None else (self._proxy.hostname, self._proxy.port)
-        if self._context is None:
-            return http.client.HTTPConnection(host or "", port or 80)
-        if self._proxy is None:
-            return http.client.HTTPSConnection(host or "", port, context=self._context)
-        connection = http.client.HTTPSConnection(host or "", port or 80, context=self._context)
-        connection.set_tunnel(self._host, self._port or 443, _proxy_headers(self._proxy))
-        return connection
+    def _open(self, seconds: float) -> _Connection:
+        host, port = (self._host, self._port) if self._proxy is None else _address(self._proxy)
+        opened = socket.create_connection((host, port), seconds)
+        try:
+            # A request's last piece does not wait for the far side to confirm the one before.
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._context is not None:
+                if self._proxy is not None:
+                    _lead_through(opened, self._host, self._port, _proxy_headers(self._proxy))
+                opened = self._context.wrap_socket(opened, server_hostname=self._host)
+            return _Connection(opened)
+        except BaseException:
+            opened.close()
+            raise
+
+
+class _Connection:
+    """A socket, and what comes from it as a stream."""
+
+    def __init__(self, opened: socket.socket) -> None:
+        self.socket = opened
+        self.stream: BinaryIO = opened.makefile("rb")
+
+    def close(self) -> None:
+        self.stream.close()
+        self.socket.close()
+
+
+def _lead_through(opened: socket.socket, host: str, port: int, headers: Mapping[str, str]) -> None:
+    """Have the proxy at the other end connect to the address; raises OSError when it does not."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines = [f"CONNECT {address} HTTP/1.1", f"Host: {address}", *(f"{name}: {headers[name]}" for name in headers)]
+    opened.sendall("\r\n".join([*lines, "\r\n"]).encode("ascii"))
+    # The far side says nothing on its own, so no byte of it is lost with this stream.
+    with opened.makefile("rb") as stream:
+        answer = read_answer(stream, "CONNECT")
+    if answer.status != 200:
+        raise OSError(f"the proxy answered {answer.status} {answer.reason}".strip())
 
 
 def _has_ended(connection: socket.socket) -> bool:
@@ -200,6 +213,10 @@ def _is_in(host: str, networks: str | None) -> bool:
             if "/" in network and ip_address(host) in ip_network(network.strip(), strict=False):
                 return True
     return False
+
+
+def _address(proxy: SplitResult) -> tuple[str, int]:
+    return proxy.hostname or "", proxy.port or 80
 
 
 def _proxy_headers(proxy: SplitResult) -> dict[str, str]:

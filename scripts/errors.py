@@ -6,7 +6,6 @@ command line turns what is left into a message and the error's exit code.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -70,6 +69,8 @@ class BadInput(InferopsError):
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """The end of a message that names the choice nearest to a misspelt word; empty when none is near."""
+    import difflib  # here, because most runs end well
+
     by_lower = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1)
     return f"; did you mean {by_lower[close[0]]}?" if close else ""

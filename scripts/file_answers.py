@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from scripts import service_errors
-from scripts.connections import Answer
 from scripts.errors import CloudError, NotSignedIn
+from scripts.http_answer import Answer
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

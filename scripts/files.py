@@ -9,23 +9,20 @@ before.
 from __future__ import annotations
 
 import copy
-import http.client
 import itertools
-import random
 import ssl
 import time
-import uuid
 from collections.abc import Callable, Mapping
-from email.utils import formatdate
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote, urlencode, urlsplit
 
 from scripts import file_answers, service_errors
-from scripts.connections import Answer, Connections
+from scripts.connections import Connections
 from scripts.errors import CloudError
 from scripts.file_answers import FileProperties
 from scripts.file_credentials import FileCredential
+from scripts.http_answer import Answer
 
 VERSION = "2026-02-06"
 """x-ms-version: the first in which a file is created together with its content."""
@@ -49,6 +46,8 @@ _LOOK_SECONDS = 0.5
 """How often it is looked whether a request that waits to be sent again may still be sent."""
 
 _PATH_SAFE = "/~"
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DIRECTORY = {"restype": "directory"}
 
 
@@ -96,6 +95,9 @@ class ShareClient:
 
     def acquire_lease(self, seconds: int) -> str:
         """Take the share's lease for 15 to 60 seconds; returns its id (Lease Share)."""
+        # Here, and not above: importing it takes as long as a request.
+        import uuid
+
         # The id is ours, so that the repetition of a request whose answer was lost succeeds.
         lease_id = str(uuid.uuid4())
         headers = {"x-ms-lease-duration": str(seconds), "x-ms-proposed-lease-id": lease_id}
@@ -242,7 +244,7 @@ class ShareClient:
             last = attempt >= MORE_ATTEMPTS
             try:
                 answer = self._ask(what, method, target, query, headers, content)
-            except (OSError, http.client.HTTPException) as error:
+            except OSError as error:
                 if isinstance(error, ssl.SSLCertVerificationError):
                     raise service_errors.untrusted(what, str(error)) from error
                 if last:
@@ -274,7 +276,7 @@ class ShareClient:
         if self._seconds_left is not None:
             half = self._seconds_left() / 2
             connect_seconds, answer_seconds = min(connect_seconds, half), min(answer_seconds, half)
-        sent = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": VERSION, **headers}
+        sent = {"x-ms-date": _now(), "x-ms-version": VERSION, **headers}
         sent |= self._credential.headers(what, method, target, query, sent, len(content))
         queries = [urlencode(query, quote_via=quote)] if query else []
         if self._credential.query:
@@ -293,12 +295,21 @@ class ShareClient:
                 self._seconds_left()
 
 
+def _now() -> str:
+    """The time as HTTP writes it (RFC 9110, section 5.6.7), in English whatever the locale says."""
+    now = time.gmtime()
+    day, month = _DAYS[now.tm_wday], _MONTHS[now.tm_mon - 1]
+    return f"{day}, {now.tm_mday:02} {month} {now.tm_year} {now.tm_hour:02}:{now.tm_min:02}:{now.tm_sec:02} GMT"
+
+
 def _is_passing(status: int) -> bool:
     return status in (408, 429) or (status >= 500 and status not in (501, 505))
 
 
 def _pause(attempt: int) -> float:
     """Seconds; not the same for all, so that not all come back at once."""
+    import random  # here, because few runs need it
+
     return float(2**attempt) * random.uniform(1, 1.5)  # noqa: S311 (no secret)
 
 

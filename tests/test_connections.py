@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import http.client
 import os
 import socket
 import ssl
@@ -17,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from scripts.connections import TRUST_VARIABLES, Answer, Connections
+from scripts.connections import TRUST_VARIABLES, Connections
 from scripts.errors import BadInput
+from scripts.http_answer import Answer, BrokenAnswer
 from tests.tiny_app import make_certificate
 
 
@@ -34,6 +34,7 @@ class Server(ThreadingHTTPServer):
         """One for each connection that the server has closed."""
         self.asked: list[str] = []
         self.authorized_by: list[str | None] = []
+        self.wants_a_password = False
         self.scheme = "http" if certificate is None else "https"
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -76,6 +77,9 @@ class _Answer(BaseHTTPRequestHandler):
     def do_CONNECT(self) -> None:
         self.server.asked.append(self.path)
         self.server.authorized_by.append(self.headers["Proxy-Authorization"])
+        if self.server.wants_a_password:
+            self.send_error(407)
+            return
         host, _, port = self.path.partition(":")
         with socket.create_connection((host, int(port))) as upstream:
             self.send_response(200)
@@ -160,7 +164,7 @@ def test_a_connection_that_the_far_side_has_ended_is_opened_again(certificate: P
 
 def test_an_answer_that_is_cut_short_is_an_error(certificate: Path) -> None:
     with serving(certificate) as server, kept(server.url, 1, certificate) as connections:
-        with pytest.raises(http.client.IncompleteRead):
+        with pytest.raises(BrokenAnswer, match="after 1 of 11 bytes"):
             put(connections, "/cut")
         assert put(connections).status == 201
 
@@ -227,6 +231,20 @@ def test_through_a_proxy_the_trust_is_the_servers_and_the_proxy_learns_the_addre
             assert put(connections, "/b").status == 201
         assert (server.asked, proxy.asked) == (["/a", "/b"], [f"127.0.0.1:{server.server_port}"])
         assert proxy.authorized_by == ["Basic " + base64.b64encode(b"me:se@cret").decode()]
+
+
+def test_a_proxy_that_does_not_lead_on_is_an_error_with_its_reason(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(certificate) as server, serving() as proxy:
+        proxy.wants_a_password = True
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        with (
+            kept(server.url, 1, certificate) as connections,
+            pytest.raises(OSError, match="the proxy answered 407 Proxy Authentication Required"),
+        ):
+            put(connections)
+        assert server.connections == 0
 
 
 def test_a_proxy_that_cannot_be_spoken_to_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
