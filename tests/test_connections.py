@@ -104,7 +104,7 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
 @contextlib.contextmanager
 def serving(certificate: Path | None = None) -> Iterator[Server]:
     with Server(certificate) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield server
