@@ -180,7 +180,7 @@ class _Told(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def telling(*answers: tuple[int, bytes]) -> Iterator[Told]:
     with Told(*answers) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
             yield server
