@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from scripts.endpoint import fits_header
-from scripts.errors import Problem
+from scripts.errors import Problem, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,12 @@ NAMED = Place("INFERENCE_API_KEYS", "apiKeys", "api-keys")
 
 NO_NAMED = "none"
 """The value of NAMED.variable that takes the last named key away; without a value, those that the app has stay."""
+
+LIMITS = "keyLimits"
+"""The parameter with limits of some keys by name."""
+
+LIMITS_OF_EVERY_KEY = {"requestsPerMinute": "requestsPerMinutePerKey", "concurrentRequests": "concurrentRequestsPerKey"}
+"""What an entry there may hold -> the parameter that says the same of every key."""
 
 SHORTEST = 16
 """Characters of a named key: as many as the template asks of the first."""
@@ -102,6 +108,20 @@ def parsed(text: str) -> dict[str, str]:
 def joined(named: Mapping[str, str]) -> str:
     """The named keys as the template takes them."""
     return ",".join(f"{name}={key}" for name, key in named.items())
+
+
+def is_name(text: str) -> bool:
+    """Whether a key could be called so, the first one included."""
+    return _NAME.fullmatch(text) is not None
+
+
+def limits_problems(limits: Mapping[str, object], named: Mapping[str, str], file: str) -> list[Problem]:
+    """Whether there is a key for each limit by name: a replica does not start with one that holds for nobody."""
+    there = (_FIRST_NAME, *named)
+    step = f"There are: {', '.join(there)}. Remove the limit, or give a key of that name in {NAMED.variable}"
+    where, message = f"parameters.{LIMITS}.value", "no key has this name"
+    missing = [name for name in limits if name not in there]
+    return [Problem(file, f"{where}.{name}", None, message + did_you_mean(name, there), step) for name in missing]
 
 
 def difference(before: Mapping[str, str], after: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scripts import keys
 from scripts.errors import Problem, did_you_mean
 from scripts.template import Parameter, Template
 
@@ -55,8 +56,8 @@ def _read(file: Path, shown: str, problems: list[Problem]) -> dict[str, dict[str
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
-        keys = [key for key, _ in pairs]
-        twice.extend(key for key in result if keys.count(key) > 1)
+        names = [name for name, _ in pairs]
+        twice.extend(name for name in result if names.count(name) > 1)
         return result
 
     def no_number(word: str) -> None:
@@ -134,10 +135,37 @@ def _entry_problems(
             )
         ]
     wrong = value_message(value, parameter)
-    if wrong is None:
-        return []
-    step = parameter.description.splitlines()[0] if parameter.description else "Correct it"
-    return [Problem(shown, f"{where}.value", json.dumps(value), wrong, step)]
+    if wrong is not None:
+        return [Problem(shown, f"{where}.value", json.dumps(value), wrong, _step(parameter))]
+    return _key_limits_problems(value, parameter, declared, shown) if name == keys.LIMITS else []
+
+
+def _key_limits_problems(
+    given: Mapping[str, Any], parameter: Parameter, declared: Mapping[str, Parameter], shown: str
+) -> list[Problem]:
+    """What is wrong with the limits of keys by name, an object of objects: the template takes any."""
+    where, problems = f"parameters.{parameter.name}.value", []
+    limits = {limit: declared[every] for limit, every in keys.LIMITS_OF_EVERY_KEY.items() if every in declared}
+    for name, entry in given.items():
+        if not keys.is_name(name):
+            step = "Write a key's name: up to 64 letters, digits, dots, hyphens and underscores"
+            problems.append(Problem(shown, where, json.dumps(name), "no key can have this name", step))
+        if not isinstance(entry, dict) or not entry:
+            message = f"must be an object with {' or '.join(limits)} or both"
+            problems.append(Problem(shown, f"{where}.{name}", json.dumps(entry), message, _step(parameter)))
+            continue
+        for limit, number in entry.items():
+            place = f"{where}.{name}.{limit}"
+            if limit not in limits:
+                message = f"there is no such limit{did_you_mean(limit, limits)}"
+                problems.append(Problem(shown, place, None, message, f"The limits are: {', '.join(limits)}"))
+            elif wrong := value_message(number, limits[limit]):
+                problems.append(Problem(shown, place, json.dumps(number), wrong, _step(limits[limit])))
+    return problems
+
+
+def _step(parameter: Parameter) -> str:
+    return parameter.description.splitlines()[0] if parameter.description else "Correct it"
 
 
 def _reference_problems(reference: Any, where: str, shown: str) -> list[Problem]:

@@ -14,6 +14,7 @@ from scripts import deployment, diff, garbage, history, keys, plan, publish, pul
 from scripts.deployment import Operation, Outputs, Request
 from scripts.diff import Difference
 from scripts.endpoint import Answer, Readiness
+from scripts.environment import PARAMETERS_FILE
 from scripts.errors import BadInput, NotFound, Problem
 from scripts.garbage import Garbage
 from scripts.keys import FIRST, NAMED, Keys, Place
@@ -39,6 +40,8 @@ class Provisioned:
 def what_if(session: Session) -> Plan:
     """What provision would change. Writes nothing; a reading identity suffices."""
     given = _given_keys(session)
+    if session.given_named_keys is not None:
+        _check_limits(session, given)
     request = _request(session, Keys(given.first or PREVIEW_KEY, given.named))
     session.progress("asking Azure what would change")
     return plan.from_what_if(deployment.what_if(session.clients, request))
@@ -173,7 +176,16 @@ def _asked_keys(session: Session, given: Keys, held: Keys | None) -> Keys:
     asked = Keys(first, named)
     if problems := keys.shared_problems(asked):
         raise BadInput(problems)
+    if not _is_referenced(session, NAMED):
+        _check_limits(session, asked)
     return asked
+
+
+def _check_limits(session: Session, asked: Keys) -> None:
+    """Raises BadInput when the parameters limit a key, by name, that the app will not have."""
+    limits = session.environment.parameters.get(keys.LIMITS, {}).get("value") or {}
+    if problems := keys.limits_problems(limits, asked.named, PARAMETERS_FILE):
+        raise BadInput(problems)
 
 
 def _present(session: Session) -> Outputs | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -65,6 +66,7 @@ COMBINATIONS: dict[str, dict[str, Any]] = {
         "additionalWorkloadProfiles": [FINE_TUNING_PROFILE],
     },
     "small": {"cpu": "0.25", "memory": "0.5Gi", "startupTimeoutSeconds": 10, "targetPort": 80, "image": "a/b:1"},
+    "limited keys": {"requestsPerMinutePerKey": 60, "keyLimits": {"ci": {"concurrentRequests": 4}}},
     "slow": {"startupTimeoutSeconds": 2400, "cooldownSeconds": 1, "logRetentionDays": 730, "fileShareQuota": 102400},
 }  # fmt: skip
 
@@ -285,6 +287,51 @@ def test_the_api_keys_are_secrets_and_nothing_else(given: dict[str, str], held: 
     # A preview can show every variable, whatever secure values it does not evaluate.
     (previewed,) = [one for one in shown if "configuration" in one["properties"]]
     assert previewed["properties"]["template"]["containers"][0]["env"] == container["env"]
+
+
+PER_MINUTE, CONCURRENT = "INFERENCE_KEY_REQUESTS_PER_MINUTE", "INFERENCE_KEY_CONCURRENT"
+
+
+@pytest.mark.parametrize(
+    ("values", "variables"),
+    [
+        ({}, {}),
+        ({"requestsPerMinutePerKey": 0, "concurrentRequestsPerKey": 0, "keyLimits": {}}, {}),
+        ({"requestsPerMinutePerKey": 60}, {PER_MINUTE: "60"}),
+        ({"concurrentRequestsPerKey": 4}, {CONCURRENT: "4"}),
+        ({"keyLimits": {"ci": {"concurrentRequests": 2}}}, {CONCURRENT: "0, ci=2"}),
+        (
+            {
+                "requestsPerMinutePerKey": 60,
+                "concurrentRequestsPerKey": 4,
+                "keyLimits": {
+                    "ci": {"requestsPerMinute": 600, "concurrentRequests": 16},
+                    "b.1": {"requestsPerMinute": 0},
+                },
+            },
+            {PER_MINUTE: "60, b.1=0, ci=600", CONCURRENT: "4, ci=16"},
+        ),
+    ],
+)
+def test_limits_of_keys_are_variables_as_the_server_reads_them(
+    values: dict[str, Any], variables: dict[str, str]
+) -> None:
+    (container,) = app(values)["template"]["containers"]
+    (without,) = app({})["template"]["containers"]
+    added = [{"name": name, "value": value} for name, value in variables.items()]
+    assert container["env"] == without["env"] + added
+    (previewed,) = [entry.preview() for entry in laid_out(values).resources if entry.type.endswith("/containerApps")]
+    assert previewed["properties"]["template"]["containers"][0]["env"] == container["env"]
+
+
+def test_the_command_with_further_variables_is_the_default_one_and_a_line() -> None:
+    """What docs/inference.md shows is copied by hand: it must stay what the template has."""
+    text = (ROOT / "docs" / "inference.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```json\n(\"defaultCommands\".*?)```", text, re.DOTALL)
+    shown = json.loads(f"{{{block}}}")["defaultCommands"]["value"]
+    default = json.loads(COMPILED.read_text())["parameters"]["defaultCommands"]["defaultValue"]
+    assert [line for line in shown if not line.startswith("export INFERENCE_")] == default
+    assert shown[-2].startswith("export INFERENCE_")
 
 
 def test_resources_come_after_what_they_need() -> None:

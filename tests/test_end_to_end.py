@@ -86,6 +86,22 @@ class World:
         file = self.root / "environments" / "local" / "environment.yaml"
         file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | values))
 
+    def edit_parameters(self, **values: Any) -> None:
+        """Sets parameters in environments/local/inference.parameters.json."""
+        file = self.root / "environments" / "local" / "inference.parameters.json"
+        document = json.loads(file.read_text())
+        document["parameters"] |= {name: {"value": value} for name, value in values.items()}
+        file.write_text(json.dumps(document))
+
+    def refusals(self, key: str, most: int = 12) -> list[httpx.Response]:
+        """The answers with 429 to so many requests without a question, one after the other: they count as others do."""
+        headers = {"Authorization": f"Bearer {key}"}
+        with httpx.Client(verify=self.stand_in.trust, timeout=60) as client:
+            url = f"{self.endpoint}/v1/chat/completions"
+            answers = [client.post(url, json={}, headers=headers) for _ in range(most)]
+        assert {answer.status_code for answer in answers} <= {400, 429}
+        return [answer for answer in answers if answer.status_code == 429]
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
@@ -95,7 +111,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(checkout(folder / "checkout"), stand_in)
 
 
+NAMED_LIMITS = {"default": {"requestsPerMinute": 0}}
+"""Every key but the first may begin four requests in a minute."""
+
+
 def test_what_if_shows_everything_that_fine_tuning_did_not_make(world: World) -> None:
+    world.edit_parameters(requestsPerMinutePerKey=4, keyLimits=NAMED_LIMITS)
     plan = world.json("what-if", "local", "--exit-code", code=3, INFERENCE_API_KEYS=f"ci={NAMED_KEYS['ci']}")
     kinds = {change["type"]: change["kind"] for change in plan["changes"]}
     assert kinds["Microsoft.App/containerApps"] == "create"
@@ -170,6 +191,25 @@ def test_every_key_opens_the_endpoint_and_another_does_not(world: World) -> None
     assert all(f'"key": "{name}"' in log for name in ("default", *NAMED_KEYS))
 
 
+def test_a_limit_holds_for_each_key_by_itself_and_not_for_one_that_is_given_another(world: World) -> None:
+    refusals = world.refusals(NAMED_KEYS["batch"])
+    assert refusals
+    for refused in refusals:
+        assert 1 <= int(refused.headers["retry-after"]) <= 15
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        assert "`batch` may send 4 requests per minute" in refused.json()["error"]["message"]
+    assert world.refusals(KEY) == []
+    assert "Ahoy" in world.ask(key=NAMED_KEYS["ci"])
+
+
+def test_a_limit_for_a_key_that_the_app_does_not_have_is_refused(world: World) -> None:
+    world.edit_parameters(keyLimits=NAMED_LIMITS | {"bach": {"concurrentRequests": 1}})
+    told = world.run("provision", "local", code=2).stderr
+    assert "parameters.keyLimits.value.bach: no key has this name; did you mean batch?" in told
+    assert "There are: default, ci, batch." in told
+    world.edit_parameters(keyLimits=NAMED_LIMITS)
+
+
 def test_status_and_logs_tell_of_the_release(world: World) -> None:
     now = world.json("status", "local")
     assert now["app"]["release"] == now["release"]
@@ -185,6 +225,14 @@ def test_everything_again_changes_nothing_and_says_so(world: World) -> None:
     assert "Nothing to deploy" in world.run("deploy", "local").stdout
     after = world.json("status", "local")["revision"]["replicas"]
     assert [replica["name"] for replica in after] == [replica["name"] for replica in before]
+
+
+def test_what_if_shows_another_limit_as_the_variable_that_the_server_reads(world: World) -> None:
+    world.edit_parameters(requestsPerMinutePerKey=9)
+    (change,) = world.json("what-if", "local", "--exit-code", code=3)["changes"]
+    assert change["type"] == "Microsoft.App/containerApps"
+    assert [(delta["before"], delta["after"]) for delta in change["properties"]] == [("4, default=0", "9, default=0")]
+    world.edit_parameters(requestsPerMinutePerKey=4)
 
 
 def test_a_proof_that_the_release_in_use_fails_leaves_it_serving(world: World) -> None:

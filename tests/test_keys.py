@@ -74,3 +74,15 @@ def test_keys_do_not_show_in_a_repr() -> None:
 )
 def test_what_changes_is_told_by_names(before: dict[str, str], after: dict[str, str], words: str) -> None:
     assert keys.difference(before, after) == words
+
+
+def test_limits_are_for_keys_that_are_there() -> None:
+    limits: dict[str, object] = {key: {"requestsPerMinute": 1} for key in ("default", "ci", "bach", "other")}
+    told = [str(problem) for problem in keys.limits_problems(limits, {"ci": CI, "batch": BATCH}, "its.json")]
+    assert [line.partition(". ")[0] for line in told] == [
+        "its.json: parameters.keyLimits.value.bach: no key has this name; did you mean batch?"
+        " There are: default, ci, batch",
+        "its.json: parameters.keyLimits.value.other: no key has this name",
+    ]
+    assert CI not in "".join(told)
+    assert keys.limits_problems({"default": {"requestsPerMinute": 1}}, {}, "its.json") == []

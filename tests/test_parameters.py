@@ -41,6 +41,9 @@ DECLARED = (
     parameter("profile", "string", allowed=("Consumption", "GPU")),
     parameter("settings", "object"),
     parameter("anything", ""),
+    parameter("requestsPerMinutePerKey", "int", minimum=0, maximum=100, description="In a minute."),
+    parameter("concurrentRequestsPerKey", "int", minimum=0, maximum=100),
+    parameter("keyLimits", "object", description="By name."),
 )
 TEMPLATE = Template(MappingProxyType({}), MappingProxyType({item.name: item for item in DECLARED}), stale=False)
 
@@ -95,6 +98,35 @@ def test_values_that_the_template_does_not_take(tmp_path: Path, name: str, value
     _, (problem,) = check(tmp_path, with_value(name, value))
     assert (problem.file, problem.where, problem.message) == ("own.json", f"parameters.{name}.value", message)
     assert problem.value == json.dumps(value)
+
+
+def test_limits_of_keys_by_name(tmp_path: Path) -> None:
+    limits = {"ci": {"requestsPerMinute": 100, "concurrentRequests": 0}, "a.B-2_c": {"concurrentRequests": 1}}
+    assert check(tmp_path, with_value("keyLimits", limits))[1] == []
+    assert check(tmp_path, with_value("keyLimits", {}))[1] == []
+
+
+def test_every_limit_of_keys_that_cannot_be_is_told_at_once(tmp_path: Path) -> None:
+    limits = {
+        "ci": {"requestsPerMinute": 101, "concurrentRequests": "4"},
+        "batch": {"requestPerMinute": 4, "concurrentRequests": True},
+        "two words": {"requestsPerMinute": -1},
+        "plain": 60,
+        "empty": {},
+    }
+    _, problems = check(tmp_path, with_value("keyLimits", limits))
+    assert [str(problem).removeprefix("own.json: parameters.keyLimits.value") for problem in problems] == [
+        ".ci.requestsPerMinute: must be at most 100 (found 101). In a minute.",
+        '.ci.concurrentRequests: must be of type int (found "4"). Correct it.',
+        ".batch.requestPerMinute: there is no such limit; did you mean requestsPerMinute?"
+        " The limits are: requestsPerMinute, concurrentRequests.",
+        ".batch.concurrentRequests: must be of type int (found true). Correct it.",
+        ': no key can have this name (found "two words").'
+        " Write a key's name: up to 64 letters, digits, dots, hyphens and underscores.",
+        ".two words.requestsPerMinute: must be at least 0 (found -1). In a minute.",
+        ".plain: must be an object with requestsPerMinute or concurrentRequests or both (found 60). By name.",
+        ".empty: must be an object with requestsPerMinute or concurrentRequests or both (found {}). By name.",
+    ]
 
 
 def test_the_next_step_is_what_the_template_says_of_the_parameter(tmp_path: Path) -> None:

@@ -65,6 +65,19 @@ param apiKey string
 @secure()
 param apiKeys string = ''
 
+@description('Requests that each key may begin in a minute, at each replica; more get 429. 0: as many as there are.')
+@minValue(0)
+@maxValue(1000000)
+param requestsPerMinutePerKey int = 0
+
+@description('Requests of each key that may be under way at once, at each replica; more get 429. 0: as many as there are.')
+@minValue(0)
+@maxValue(1000000)
+param concurrentRequestsPerKey int = 0
+
+@description('Other limits for some keys by name, {name: {requestsPerMinute, concurrentRequests}} with one of the two or both. The first key is called default.')
+param keyLimits object = {}
+
 @description('Container image: any one with /bin/sh and a Python of the version that the locked dependencies support.')
 param image string = 'docker.io/library/python:3.12.12-slim-bookworm'
 
@@ -138,6 +151,20 @@ var gpuProfile = union({
   name: workloadProfileName
   workloadProfileType: workloadProfileType
 }, nodeCounts)
+
+// As the server reads them: a number for every key, then others by name. Without any limit there is no variable.
+var namedRequestsPerMinute = map(filter(items(keyLimits), key => contains(key.value, 'requestsPerMinute')), key => '${key.key}=${key.value.requestsPerMinute}')
+var namedConcurrentRequests = map(filter(items(keyLimits), key => contains(key.value, 'concurrentRequests')), key => '${key.key}=${key.value.concurrentRequests}')
+var keyLimitVariables = filter([
+  {
+    name: 'INFERENCE_KEY_REQUESTS_PER_MINUTE'
+    value: join(concat([string(requestsPerMinutePerKey)], namedRequestsPerMinute), ', ')
+  }
+  {
+    name: 'INFERENCE_KEY_CONCURRENT'
+    value: join(concat([string(concurrentRequestsPerKey)], namedConcurrentRequests), ', ')
+  }
+], variable => variable.value != '0')
 
 resource storageAccount 'Microsoft.Storage/storageAccounts@2026-04-01' = {
   name: storageAccountName
@@ -262,7 +289,7 @@ resource acaApp 'Microsoft.App/containerApps@2025-07-01' = {
             '-c'
             join(defaultCommands, '\n')
           ]
-          env: [
+          env: concat([
             {
               name: 'INFERENCE_SHARE'
               value: mountPath
@@ -279,7 +306,7 @@ resource acaApp 'Microsoft.App/containerApps@2025-07-01' = {
               name: 'INFERENCE_API_KEYS'
               secretRef: 'api-keys'
             }
-          ]
+          ], keyLimitVariables)
           resources: {
             cpu: json(cpu)
             memory: memory
