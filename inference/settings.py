@@ -325,7 +325,7 @@ class _Reader:
 
     def per_key(self, name: str, keys: Mapping[str, str]) -> PerKey:
         """A number for every key, and others for some of them by name: `4, ci=16`."""
-        default, named = 0, {}
+        numbers: dict[str, int] = {}
         for entry in (part.strip() for part in self.text(name).split(",")):
             key, equals, number = (part.strip() for part in entry.rpartition("="))
             if not entry:
@@ -335,11 +335,11 @@ class _Reader:
             elif equals and key not in keys:
                 there = ", ".join(keys)
                 self.problem(name, entry, f"names a key that is not there; there are: {there}", "Give one of them")
-            elif equals:
-                named[key] = int(number)
+            elif key in numbers:
+                self.problem(name, entry, f"is the second number for {key or 'every key'}", "Remove one of them")
             else:
-                default = int(number)
-        return PerKey(default, named)
+                numbers[key] = int(number)
+        return PerKey(numbers.pop("", 0), numbers)
 
     def unknown_variables(self) -> tuple[str, ...]:
         """Variables of this server's prefix that it does not read: most likely a misspelling."""

@@ -210,6 +210,14 @@ def test_keys_that_cannot_be_used_are_told_without_a_word_of_them() -> None:
 
 @pytest.mark.parametrize("variable", ["INFERENCE_KEY_CONCURRENT", "INFERENCE_KEY_REQUESTS_PER_MINUTE"])
 def test_limits_of_keys_that_cannot_be_used(variable: str) -> None:
-    told = problems(BY_HAND | {variable: "many, -1, ci=4, default=x, default=1.5, 4=, 9999999999"})
-    assert len(told) == 7
+    told = problems(BY_HAND | {variable: "many, -1, ci=4, default=x, default=1.5, 4=, 9999999999, =5"})
+    assert len(told) == 8
     assert f"{variable}='ci=4': names a key that is not there; there are: default" in told[2]
+
+
+@pytest.mark.parametrize("variable", ["INFERENCE_KEY_CONCURRENT", "INFERENCE_KEY_REQUESTS_PER_MINUTE"])
+def test_a_limit_that_is_given_twice_is_told(variable: str) -> None:
+    assert problems(BY_HAND | {variable: "4, default=2, 8, default=2"}) == [
+        f"{variable}='8': is the second number for every key. Remove one of them",
+        f"{variable}='default=2': is the second number for default. Remove one of them",
+    ]
