@@ -295,7 +295,9 @@ def _refusal(response: httpx.Response, body: dict[str, Any]) -> CloudError:
             message, "Set INFERENCE_API_KEY to the app's key, or unset it to use the key of the app.", status=status
         )
     if status == 429:
-        return Throttled(message, "Ask again in a while.", status=status)
+        wait = response.headers.get("Retry-After", "")
+        seconds = float(wait) if wait.isascii() and wait.isdigit() else None
+        return Throttled(message, "Ask again in a while.", status=status, retry_after_seconds=seconds)
     if status >= 500:
         return ServiceFault(message, "Look at the app's log (inferops logs).", status=status)
     return CloudError(message, "Correct the request; GET /v1/models lists the models.", status=status)

@@ -94,7 +94,10 @@ class Locked(InferopsError):
 
 
 class CloudError(InferopsError):
-    """The cloud refused or failed an operation. code is the service's own word, status the HTTP status, where known."""
+    """The cloud refused or failed an operation.
+
+    code is the service's own word, status the HTTP status, retry_after_seconds how long it asks to wait, where known.
+    """
 
     def __init__(
         self,
@@ -104,10 +107,12 @@ class CloudError(InferopsError):
         details: Sequence[str] = (),
         code: str | None = None,
         status: int | None = None,
+        retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(message, next_step, details=details)
         self.code = code
         self.status = status
+        self.retry_after_seconds = retry_after_seconds
 
 
 class NotSignedIn(CloudError):

@@ -14,11 +14,12 @@ from typing import Any
 
 from scripts.comparison import ANSWER_TOKENS, Comparison, Earlier, ExpectedAnswer, ask, tokens_per_second
 from scripts.endpoint import Answer, Endpoint
-from scripts.errors import CloudError, NotSignedIn, Unreachable
+from scripts.errors import CloudError, NotSignedIn, Throttled, Unreachable
 
 _QUESTION = "Say hello."
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 2.0
+_LONGEST_PAUSE_SECONDS = 60.0
 _GATEWAY = {502, 503, 504}
 
 
@@ -127,7 +128,7 @@ def prove(
 
 
 def _made(name: str, step: Callable[[], str]) -> Check:
-    """Run one check. An ingress that has no replica to ask yet gets two more chances, and then the detail says so."""
+    """Run one check. What says nothing about the release gets two more chances, and then the detail says so."""
     started = time.monotonic()
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -136,13 +137,23 @@ def _made(name: str, step: Callable[[], str]) -> Check:
             passed, detail = False, str(finding)
         except CloudError as error:
             passed, detail = False, error.message
-            if attempt < _ATTEMPTS and (isinstance(error, Unreachable) or error.status in _GATEWAY):
-                time.sleep(_PAUSE_SECONDS)
+            pause = _pause_seconds(error)
+            if attempt < _ATTEMPTS and pause is not None:
+                time.sleep(pause)
                 continue
         break
     if attempt > 1:
         detail = f"{detail} (attempt {attempt})"
     return Check(name, passed, detail, time.monotonic() - started)
+
+
+def _pause_seconds(error: CloudError) -> float | None:
+    """How long to wait before another attempt; None when the error is the release's own."""
+    if isinstance(error, Throttled):
+        # The key's limit, or a queue that others fill: how much is asked, and not how the release answers.
+        return min(max(error.retry_after_seconds or 0.0, _PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
+    # An ingress that has no replica to ask yet.
+    return _PAUSE_SECONDS if isinstance(error, Unreachable) or error.status in _GATEWAY else None
 
 
 def _ready(endpoint: Endpoint, release: str) -> str:

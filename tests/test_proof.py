@@ -10,7 +10,7 @@ import pytest
 from scripts import comparison, proof
 from scripts.comparison import Earlier, ExpectedAnswer
 from scripts.endpoint import Answer, Endpoint
-from scripts.errors import CloudError, NotSignedIn, ServiceFault, Unreachable, Untrusted
+from scripts.errors import CloudError, NotSignedIn, ServiceFault, Throttled, Unreachable, Untrusted
 from tests.tiny_app import KEY, TinyApp, make_certificate, running_tiny_app
 
 MODELS = ["demo-base", "default"]
@@ -105,6 +105,22 @@ def test_a_gateway_without_a_replica_gets_another_chance(app: TinyApp, endpoint:
     result = proof.prove(endpoint, release="r1", models=MODELS)
     assert result.passed
     assert result.checks[0].detail == "release r1 (attempt 2)"
+
+
+def test_a_key_that_has_asked_too_much_is_no_fault_of_the_release(app: TinyApp, endpoint: Endpoint) -> None:
+    app.behaviour.refusals = 1
+    result = proof.prove(endpoint, release="r1", models=MODELS)
+    assert result.passed
+    assert [check.name for check in result.checks if check.detail.endswith("(attempt 2)")] == [
+        "an authenticated chat answers"
+    ]
+
+
+def test_a_refusal_carries_how_long_to_wait(app: TinyApp, endpoint: Endpoint) -> None:
+    app.behaviour.refusals = 1
+    with pytest.raises(Throttled, match="may send 1 request per minute") as caught:
+        endpoint.chat("hello")
+    assert (caught.value.status, caught.value.retry_after_seconds) == (429, 1.0)
 
 
 def test_a_wrong_key_is_named_as_such(app: TinyApp, certificate: Path) -> None:

@@ -11,7 +11,7 @@ import ipaddress
 import json
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,7 +27,10 @@ KEY = "the-key"
 
 @dataclass
 class Behaviour:
-    """What the app answers. answers maps a question to the text; gateway_failures answers 503 that many times first."""
+    """What the app answers. answers maps a question to the text.
+
+    gateway_failures answers 503 that many times first, refusals as many questions with 429 and a wait of a second.
+    """
 
     release: str = "r1"
     status: str = "ready"
@@ -40,6 +43,7 @@ class Behaviour:
     ends_with_done: bool = True
     breaks_off_with: str | None = None
     gateway_failures: int = 0
+    refusals: int = 0
     seen: list[str] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
 
@@ -97,6 +101,11 @@ class TinyAppRequest(BaseHTTPRequestHandler):
         if not self._has_key() and behaviour.asks_for_key:
             self._send(401, {"error": {"message": "wrong or missing key", "type": "invalid_request_error"}})
             return
+        if behaviour.refusals > 0:
+            behaviour.refusals -= 1
+            error = {"message": "the key may send 1 request per minute", "code": "rate_limit_exceeded"}
+            self._send(429, {"error": error}, {"Retry-After": "1"})
+            return
         model = request["model"] if request["model"] != "default" else behaviour.models[-1]
         if model not in behaviour.models:
             self._send(404, {"error": {"message": f"the model {model} does not exist", "code": "model_not_found"}})
@@ -145,9 +154,11 @@ class TinyAppRequest(BaseHTTPRequestHandler):
     def _has_key(self) -> bool:
         return self.headers["Authorization"] == f"Bearer {KEY}"
 
-    def _send(self, status: int, value: dict[str, Any]) -> None:
+    def _send(self, status: int, value: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
         body = json.dumps(value).encode()
         self.send_response(status)
+        for name, text in (headers or {}).items():
+            self.send_header(name, text)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
