@@ -108,9 +108,12 @@ class Admission:
 
     def _check_prompt(self, tokens: Sequence[int], parameter: str) -> None:
         longest = min(self._limits.max_prompt_tokens, self._loaded.batch.context_tokens - 1)
-        if not 0 < len(tokens) <= longest:
+        if not tokens:
+            raise RequestRefused("The prompt is empty.", parameter)
+        if len(tokens) > longest:
+            # OpenAI's own words: by them clients' libraries know what to shorten.
             raise RequestRefused(
-                f"The prompt has {len(tokens)} tokens; from 1 to {longest} are possible here.",
+                f"Input tokens exceed the configured limit of {longest} tokens: the prompt has {len(tokens)}.",
                 parameter,
                 "context_length_exceeded",
             )

@@ -23,6 +23,9 @@ from starlette.routing import Match, Route
 
 __all__ = ["About", "create_api"]
 
+WITHOUT_PREFIX = ("/chat/completions", "/completions", "/models")
+"""What a client asks for whose base URL lacks the end."""
+
 
 def create_api(engine: Engine, about: About, expose: Callable[[str], tuple[bytes, str]]) -> FastAPI:
     """The application with every route of the API. What is mounted later at "/" gets what these routes leave.
@@ -86,19 +89,37 @@ def create_api(engine: Engine, about: About, expose: Callable[[str], tuple[bytes
     app.include_router(chat_routes(engine, about))
     app.include_router(completion_routes(engine, about))
 
-    app.router.routes.append(Route("/v1/{rest:path}", _NothingHere(app), include_in_schema=False))
+    nothing_here = _NothingHere(app)
+    known = {str(route.path) for route in app.routes if isinstance(route, Route)}
+    for path in (*sorted(known), *WITHOUT_PREFIX, "/v1", "/v1/{rest:path}"):
+        app.router.routes.append(Route(path, nothing_here, include_in_schema=False))
     return app
 
 
 class _NothingHere:
-    """What no route of the API answers, by whatever method: otherwise the page would get it."""
+    """What no route of the API answers, by whatever method: otherwise the page would get it, and be built for it."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path_known = any(route.matches(scope)[0] == Match.PARTIAL for route in self._app.routes)
-        raise HTTPException(405 if path_known else 404)
+        # Neither a route nor the page to the log and the metrics.
+        del scope["endpoint"]
+        partial = [route for route in self._app.routes if route.matches(scope)[0] == Match.PARTIAL]
+        if partial:
+            asked = {method: {**scope, "method": method} for method in ("GET", "HEAD", "POST")}
+            takes = [
+                method
+                for method, again in asked.items()
+                if any(route.matches(again)[0] == Match.FULL for route in partial)
+            ]
+            raise HTTPException(405, headers={"allow": ", ".join(takes)})
+        method, path = scope["method"], scope["path"]
+        if path in WITHOUT_PREFIX:
+            raise HTTPException(
+                404, f"There is no {method} {path} here, but /v1{path}: a client's base URL ends with /v1."
+            )
+        raise HTTPException(404)
 
 
 def _model_entry(name: str, about: About) -> ModelEntry:

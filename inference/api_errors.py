@@ -6,6 +6,7 @@ https://platform.openai.com/docs/guides/error-codes. Knows what went wrong, and 
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -76,10 +77,15 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        where = f"{request.method} {request.url.path}"
-        said = {404: f"There is no {where} here.", 405: f"{where} is not possible."}.get(
-            error.status_code, str(error.detail)
-        )
+        said = str(error.detail)
+        if said == HTTPStatus(error.status_code).phrase:
+            where = f"{request.method} {request.url.path}"
+            said = {404: f"There is no {where} here.", 405: f"{where} is not possible."}.get(error.status_code, said)
+        elif error.status_code == 400:
+            # FastAPI's own: what is neither JSON nor text, or nested too deeply.
+            encoding = request.headers.get("content-encoding")
+            rest = f": it is sent with the content-encoding {encoding}, which is not taken" if encoding else ""
+            said = f"The body cannot be read as JSON{rest}."
         detail = ErrorDetail(message=said, type="invalid_request_error", code=_HTTP_CODES.get(error.status_code))
         return _response(error.status_code, detail, dict(error.headers or {}))
 

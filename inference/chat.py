@@ -68,6 +68,7 @@ def _asked(body: ChatCompletionRequest) -> ChatRequest:
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise ApiError(400, invalid("Give `max_tokens` or `max_completion_tokens`, not both.", "max_tokens"))
     check_stream_options(body)
+    _check_results_have_calls(body)
     if body.top_logprobs and not body.logprobs:
         raise ApiError(400, invalid("`top_logprobs` needs `logprobs`: true.", "top_logprobs"))
     tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
@@ -95,6 +96,16 @@ def _asked(body: ChatCompletionRequest) -> ChatRequest:
         response_schema=body.response_format.schema_of_answer() if body.response_format else None,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
+
+
+def _check_results_have_calls(body: ChatCompletionRequest) -> None:
+    """Raises ApiError when a tool's message answers no earlier call: templates find the function's name by it."""
+    called: set[str] = set()
+    for number, message in enumerate(body.messages):
+        called |= {call.id for call in message.tool_calls or ()}
+        if message.tool_call_id is not None and message.tool_call_id not in called:
+            said = f"No earlier message has a call with the id `{message.tool_call_id}`."
+            raise ApiError(400, invalid(said, f"messages[{number}].tool_call_id"))
 
 
 class _Deltas:

@@ -65,6 +65,8 @@ class CalledFunction(Strict):
 
     name: FunctionName
     arguments: Annotated[Text, AfterValidator(lambda text: (_arguments(text), text)[1])]
+    parsed_arguments: Any = None
+    """The same once more, as the helpers of OpenAI's clients leave it in a message that they send back."""
 
 
 class ToolCall(Strict):
@@ -73,6 +75,8 @@ class ToolCall(Strict):
     id: Text
     type: Literal["function"] = "function"
     function: CalledFunction
+    index: int | None = None
+    """Its number in the stream that it came in: left there by who puts a stream together."""
 
 
 class ChatMessage(Strict):
@@ -88,7 +92,8 @@ class ChatMessage(Strict):
         BeforeValidator(_as_parts, json_schema_input_type=str | _Parts | None),
         Field(validate_default=True),
     ] = None
-    # An answer of this API or of OpenAI's may be sent back as it came.
+    # An answer of this API or of OpenAI's may be sent back as it came, or as a client's helper has made it.
+    parsed: Any = None
     refusal: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
@@ -101,7 +106,8 @@ class ChatMessage(Strict):
         if info.field_name == "tool_calls":
             fits = not value or role == "assistant"
         elif info.field_name == "content":
-            if value is None and not info.data.get("tool_calls") and role is not None:
+            # Calls that are wrong themselves are not in the data, and have been told of.
+            if value is None and not info.data.get("tool_calls", True) and role is not None:
                 raise PydanticCustomError("missing", "Field required")
             fits = True
         elif info.field_name == "tool_call_id" and role == "tool" and value is None:

@@ -5,6 +5,7 @@ Knows no torch and no model.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Sequence
 
 from answers import About, Choice, check_stream_options, collect, head, stream_response, submit, usage
@@ -74,6 +75,7 @@ class _Pieces:
         self.number = number
         self._prompt = stream.prompts[number]
         self._offset = len(self._prompt)
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
     def prompt(self) -> Iterable[Choice]:
         """What a stream begins with."""
@@ -98,17 +100,21 @@ class _Pieces:
         return {"index": self.number, "text": text, "logprobs": told, "finish_reason": finish_reason}
 
     def _told(self, logprobs: Sequence[TokenLogprob]) -> CompletionLogprobs:
-        tokens = [_shown(each) for each in logprobs]
-        offsets = []
-        for token in tokens:
-            offsets.append(self._offset)
-            self._offset += len(token)
         return CompletionLogprobs(
-            tokens=tokens,
+            tokens=[_shown(each) for each in logprobs],
             token_logprobs=[each.logprob for each in logprobs],
             top_logprobs=[{_shown(other): other.logprob for other in each.likeliest} for each in logprobs],
-            text_offset=offsets,
+            text_offset=[self._advance(each.content) for each in logprobs],
         )
+
+    def _advance(self, token: bytes) -> int:
+        """Where in the text the next token begins. It may be a part of a character, which counts once it is whole, or
+        when no more of it comes."""
+        if token and token[0] & 0b1100_0000 != 0b1000_0000:
+            self._offset += len(self._characters.decode(b"", final=True))
+        begins = self._offset
+        self._offset += len(self._characters.decode(token))
+        return begins
 
 
 def _shown(token: TokenLogprob) -> str:

@@ -55,7 +55,7 @@ class CompletionBody(GenerationBody):
 
 
 class CompletionLogprobs(BaseModel):
-    """The log probabilities of an answer's tokens; `text_offset` is where each token begins, in characters."""
+    """The log probabilities of an answer's tokens; `text_offset` is where each begins in the text, in characters."""
 
     tokens: list[str]
     token_logprobs: list[float]

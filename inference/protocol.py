@@ -34,7 +34,7 @@ def _as_list(value: object) -> object:
 
 
 Text = Annotated[str, AfterValidator(_whole_characters)]
-StopText = Annotated[Text, Field(min_length=1)]
+StopText = Annotated[str, Field(min_length=1), AfterValidator(_whole_characters)]
 _StopTexts = Annotated[list[StopText], Field(max_length=4)]
 TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
@@ -76,8 +76,10 @@ class GenerationBody(Strict):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    # Accepted as OpenAI does: they tell the caller's own users apart and change no answer.
     user: Text | None = None
-    """Accepted as OpenAI does: it identifies the caller's user and changes no answer."""
+    safety_identifier: Text | None = None
+    prompt_cache_key: Text | None = None
 
     def generation(self) -> dict[str, Any]:
         """What of this the engine is told, by its own names."""
@@ -200,5 +202,5 @@ def first_problem(errors: Sequence[dict[str, Any]]) -> ErrorDetail:
     else:
         message, code = f"Invalid value for `{parameter or 'body'}`: {error['msg']}.", "invalid_value"
     if len(errors) > 1:
-        message += f" ({len(errors) - 1} more problems)"
+        message += f" ({len(errors) - 1} more {'problem' if len(errors) == 2 else 'problems'})"
     return invalid(message, parameter or None, code)

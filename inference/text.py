@@ -71,7 +71,9 @@ class PromptRenderer:
                     add_generation_prompt=answers,
                     tokenize=False,
                 )
-            except (TemplateError, TypeError, ValueError, RecursionError) as error:
+            except RecursionError:
+                raise RenderFailed("they are nested too deeply") from None
+            except (TemplateError, TypeError, ValueError) as error:
                 raise RenderFailed(str(error)) from None
         return str(text)
 

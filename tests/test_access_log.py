@@ -110,7 +110,7 @@ def test_probes_are_quiet(server: Server) -> None:
     refused = server.get("/metrics")
     assert line_of(server, refused.headers["x-request-id"])["status"] == 401
     quiet = [line for line in lines(server) if line["path"] in ("/health", "/ready", "/metrics")]
-    assert {line["status"] for line in quiet} == {401}
+    assert not {200, 503} & {line["status"] for line in quiet}
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import re
@@ -206,8 +207,10 @@ def test_log_probabilities_in_both_forms(client: openai.OpenAI) -> None:
         if token != "<|end|>" and token in likeliest:
             assert logprob == pytest.approx(likeliest[token])
         assert sum(math.exp(value) for value in likeliest.values()) <= 1 + 1e-6
-    assert told.text_offset[0] == 0
-    assert told.text_offset == sorted(told.text_offset)
+    text = plain.choices[0].text
+    assert any(token.startswith("bytes:") for token in told.tokens), "a character of several tokens"
+    for token, offset in zip(told.tokens, told.text_offset, strict=True):
+        assert token.startswith(("bytes:", "<|")) or text[offset:].startswith(token)
 
     asked: dict[str, Any] = {"model": "default", "messages": QUESTION, "temperature": 0, "max_tokens": 12}
     chat = client.chat.completions.create(**asked, logprobs=True, top_logprobs=2)
@@ -234,7 +237,7 @@ def test_log_probabilities_in_both_forms(client: openai.OpenAI) -> None:
     [
         ({"prompt": None}, "prompt", "invalid_value"),
         ({"prompt": []}, "prompt", "invalid_value"),
-        ({"prompt": ""}, "prompt", "context_length_exceeded"),
+        ({"prompt": ""}, "prompt", "invalid_value"),
         ({"prompt": [[]]}, "prompt[0]", "invalid_value"),
         ({"prompt": ["fox", 5]}, "prompt", "invalid_value"),
         ({"prompt": [-1]}, "prompt[0][0]", "invalid_value"),
@@ -331,7 +334,11 @@ def schema(wanted: dict[str, Any]) -> dict[str, Any]:
             "messages[0].tool_call_id",
             "missing_required_parameter",
         ),
-        ({"messages": [*QUESTION, {"role": "tool", "tool_call_id": "a", "content": "x"}]}, "messages", "invalid_value"),
+        (
+            {"messages": [*QUESTION, {"role": "tool", "tool_call_id": "a", "content": "x"}]},
+            "messages[1].tool_call_id",
+            "invalid_value",
+        ),
         ({"messages": [{"role": "user", "content": "x", "name": "me"}]}, "messages[0].name", "invalid_value"),
         (
             {"messages": [{"role": "user", "content": "x", "tool_calls": [CALLED]}]},
@@ -439,6 +446,8 @@ def test_values_that_ask_for_nothing_are_taken(server: Server) -> None:
         "tool_choice": "none",
         "store": False,
         "user": "somebody",
+        "safety_identifier": "somebody",
+        "prompt_cache_key": "some people",
         "service_tier": "auto",
         "stop": None,
         "seed": None,
@@ -455,9 +464,20 @@ def test_a_body_that_is_no_request(server: Server, body: bytes) -> None:
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_a_body_in_an_encoding_that_is_not_taken(server: Server) -> None:
+    headers = {**BEARER, "content-type": "application/json", "content-encoding": "gzip"}
+    content = gzip.compress(json.dumps(VALID).encode())
+    answer = server.request("POST", "/v1/chat/completions", content=content, headers=headers)
+    assert answer.status_code == 400
+    assert "gzip" in answer.json()["error"]["message"]
+
+
 def test_several_problems_are_counted(server: Server) -> None:
     error = post(server, {"messages": [], "n": 300, "top_g": 4}).json()["error"]
     assert "2 more problems" in error["message"]
+    wrong = [{"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": {"name": "a b"}}]}]
+    error = post(server, {"messages": wrong}).json()["error"]
+    assert "1 more problem)" in error["message"], "calls that are wrong are no missing text"
 
 
 def test_a_body_that_is_too_large(server: Server) -> None:
@@ -482,12 +502,23 @@ def test_a_body_that_is_too_large(server: Server) -> None:
         ("PUT", "/v1/models", 405),
         ("TRACE", "/v1/chat/completions", 405),
         ("BREW", "/v1/coffee", 404),
+        ("POST", "/v1", 404),
+        ("POST", "/chat/completions", 404),
+        ("OPTIONS", "/health", 405),
     ],
 )
 def test_what_is_not_there(server: Server, method: str, path: str, status: int) -> None:
     answer = server.request(method, path, headers=BEARER)
     assert answer.status_code == status
     assert path in answer.json()["error"]["message"]
+    allowed = answer.headers.get("allow", "").split(", ")
+    assert (status == 405) == bool({"GET", "POST"} & set(allowed))
+    assert method not in allowed
+
+
+def test_a_base_url_without_its_end(server: Server) -> None:
+    with pytest.raises(openai.NotFoundError, match="base URL ends with /v1"):
+        openai.OpenAI(base_url=server.address, api_key=KEY).models.list()
 
 
 # HTTP itself

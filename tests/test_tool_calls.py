@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import jsonschema
 import openai
+import pydantic
 import pytest
 import uvicorn
 from answers import About
@@ -189,6 +190,37 @@ def test_a_conversation_goes_on_after_a_call(client: openai.OpenAI) -> None:
     assert second.usage.prompt_tokens_details.cached_tokens > first.usage.prompt_tokens - 5, (
         "the first turns are reused"
     )
+
+
+def test_a_conversation_goes_on_with_what_the_package_made_of_an_answer(client: openai.OpenAI) -> None:
+    class Count(pydantic.BaseModel):
+        odd: bool
+
+    asked: dict[str, Any] = {
+        "model": "tiny",
+        "messages": [QUESTION],
+        "temperature": 0,
+        "tools": [openai.pydantic_function_tool(Count)],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+    }
+    parsed = client.chat.completions.parse(**asked).choices[0].message
+    assert parsed.tool_calls
+    assert parsed.tool_calls[0].function.parsed_arguments is not None
+    calls: list[Any] = []
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        for piece in chunk.choices[0].delta.tool_calls or ():
+            if piece.index == len(calls):
+                calls.append(piece.model_dump())
+            else:
+                calls[piece.index]["function"]["arguments"] += piece.function.arguments
+    assert calls[0]["index"] == 0
+    put_together = {"role": "assistant", "content": None, "tool_calls": calls}
+    for message, identity in ((parsed, parsed.tool_calls[0].id), (put_together, calls[0]["id"])):
+        result = {"role": "tool", "tool_call_id": identity, "content": "3"}
+        assert create(client, messages=[QUESTION, message, result], max_tokens=2).usage.prompt_tokens > 20
+        with pytest.raises(openai.BadRequestError, match="No earlier message has a call with the id `other`"):
+            create(client, messages=[QUESTION, message, result | {"tool_call_id": "other"}])
 
 
 async def test_the_async_client_and_a_call_that_is_cut_short(address: str) -> None:

@@ -170,7 +170,7 @@ def test_what_cannot_be_compared_says_why_on_both_sides(page: Server) -> None:
     client = gradio_client.Client(page.address, headers=BEARER, verbose=False)
     shown = client.predict("fox " * 900, "tiny-base", "other", "", 0, 12, api_name="/compare")
     for said in (shown[0], shown[2]):
-        assert "from 1 to 400 are possible here" in said
+        assert "the configured limit of 400 tokens" in said
 
 
 def test_gradio_client_without_the_key(page: Server) -> None:
@@ -231,7 +231,7 @@ def test_leaving_stops_the_computing(paced: PacedPage) -> None:
 def test_a_message_that_is_too_long_is_answered_with_the_reason(page: Server) -> None:
     client = gradio_client.Client(page.address, headers=BEARER, verbose=False)
     said, _ = client.predict("fox " * 900, "default", "", 0, 24, api_name="/chat")
-    assert "from 1 to 400 are possible here" in str(said)
+    assert "the configured limit of 400 tokens" in str(said)
 
 
 def test_turns_without_an_answer_are_not_sent() -> None:
