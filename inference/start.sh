@@ -1,5 +1,5 @@
 #!/bin/sh
-# What a replica runs: dependencies as the release locks them, then serve.py.
+# What a replica runs: dependencies as the release locks them, then serve.py (by start.py).
 #
 # <sys.prefix>/inference.txt is the lock that the Python environment on PATH was installed from: the image's build puts it
 # there, and so does this script. The same lock as the release's: start at once. Another one, or none: install first.
@@ -80,7 +80,6 @@ esac
 INFERENCE_INSTALL_SECONDS=$installing
 export INFERENCE_INSTALL_SECONDS
 
-# A release is never changed, so Python must not leave its compiled files in it.
-export PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+export PYTHONUNBUFFERED=1
 cd "$here"
-exec "$python" serve.py
+exec "$python" start.py

@@ -39,6 +39,10 @@ class Replica:
     def installed_lock(self) -> Path:
         return self.prefix / "inference.txt"
 
+    @property
+    def own_packages(self) -> Path:
+        return Path(sysconfig.get_path("purelib", vars={"base": str(self.prefix)}))
+
     def start(self, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run start.sh as the container's command does. No model is named, so that serve.py ends at once with 2."""
         environment = {"PATH": self.path, "HOME": str(self.prefix), "PORT": str(free_port()), "HOST": "127.0.0.1"}
@@ -61,9 +65,9 @@ def replica(tmp_path: Path) -> Replica:
     (release / "requirements" / "inference.txt").write_text("# nothing is needed\n", encoding="utf-8")
     prefix = tmp_path / "python"
     venv.create(prefix, with_pip=False, symlinks=True)
-    own = sysconfig.get_path("purelib", vars={"base": str(prefix)})
-    (Path(own) / "suite.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    return Replica(release, prefix, f"{prefix}/bin:/usr/bin:/bin")
+    made = Replica(release, prefix, f"{prefix}/bin:/usr/bin:/bin")
+    (made.own_packages / "suite.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    return made
 
 
 @pytest.fixture
@@ -124,6 +128,16 @@ def test_the_same_lock_starts_at_once(replica: Replica) -> None:
     assert "1 problems" in ran.stderr
     assert ran.returncode == 2
     assert not list(replica.release.rglob("__pycache__")), "a release is never changed"
+
+
+def test_what_is_installed_is_compiled_once_and_a_release_never(replica: Replica) -> None:
+    """Without its compiled file every start compiles an installed module anew: of torch and Gradio five seconds."""
+    shutil.copy(replica.lock, replica.installed_lock)
+    (replica.own_packages / "installed_module.py").touch()
+    (replica.release / "inference" / "serve.py").write_text("import cores\nimport installed_module\n", encoding="utf-8")
+    assert replica.start().returncode == 0
+    assert list((replica.own_packages / "__pycache__").glob("installed_module.*.pyc"))
+    assert not list(replica.release.rglob("__pycache__"))
 
 
 @pytest.mark.parametrize("installer", ["uv", "pip"])
