@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -290,14 +291,16 @@ async def test_a_share_that_is_gone_fails_the_mount(here: World) -> None:
 
 
 async def test_scale_to_zero_and_start_on_request(tmp_path: Path) -> None:
-    """After the cooldown nothing runs; a request is held until a replica is ready, and the events tell of it."""
+    """After the whole cooldown nothing runs; a request is held until a replica is ready, and the events tell of it."""
     async with world(tmp_path, Pace(factor=300)) as here:
         await here.environment()
-        scale = {"minReplicas": 0, "maxReplicas": 1, "cooldownPeriod": 300}
+        scale = {"minReplicas": 0, "maxReplicas": 1, "cooldownPeriod": 2}
         await here.put("containerApps", here.app_id(), app_body(scale=scale))
         assert (await here.running())["runningState"] == "RunningAtMaxScale"
+        last_request = time.monotonic()
         first = (await here.ask())["pid"]
         await here.until(here.at_zero)
+        assert time.monotonic() - last_request >= 2, "asleep early is a start for which somebody waits"
         assert (await here.replicas())[-1]["properties"]["runningState"] == "NotRunning"
         assert not alive(first)
         answers = await asyncio.gather(*(here.ask() for _ in range(5)))
@@ -311,7 +314,7 @@ async def test_replicas_follow_concurrent_requests(tmp_path: Path) -> None:
     async with world(tmp_path, Pace(factor=300)) as here:
         await here.environment()
         rule = {"name": "http", "http": {"metadata": {"concurrentRequests": "2"}}}
-        scale = {"minReplicas": 1, "maxReplicas": 3, "cooldownPeriod": 300, "rules": [rule]}
+        scale = {"minReplicas": 1, "maxReplicas": 3, "cooldownPeriod": 1, "rules": [rule]}
         await here.put("containerApps", here.app_id(), app_body(scale=scale))
         await here.running()
         endpoint = await here.endpoint()
@@ -486,7 +489,7 @@ async def test_a_request_is_not_held_for_ever(tmp_path: Path) -> None:
     async with world(tmp_path, Pace(factor=300, hold_seconds=1)) as here:
         await here.environment()
         (here.share / "ready").touch()
-        scale = {"minReplicas": 0, "maxReplicas": 1}
+        scale = {"minReplicas": 0, "maxReplicas": 1, "cooldownPeriod": 1}
         await here.put("containerApps", here.app_id(), app_body(scale=scale, container={"env": READY_WHEN}))
         await here.running()
         await here.until(here.at_zero)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pace:
-    """Waits that only cost time are divided by `factor`: a probe's initial delay and period, the cooldown before
-    scaling down, the back-off of a crash loop, the time that an old revision is kept after a new one is ready.
+    """Waits that only cost time are divided by `factor`: a probe's initial delay and period, the back-off of a crash
+    loop, the time that an old revision is kept after a new one is ready.
 
     What a process is given is not: a probe's timeout, the grace period, and how long start-up or liveness may fail
     (failureThreshold x periodSeconds) before the container is restarted, since this machine is no faster than Azure's.
+    Nor is the cooldown before scaling down: an app that is asleep early makes whoever comes next wait for its start.
     """
 
     factor: float = 10.0

@@ -348,7 +348,7 @@ class Workload:
             live.surplus_since = None
         else:
             live.surplus_since = live.surplus_since or now
-            if now - live.surplus_since < self._pace.quick(live.scale.cooldown_seconds):
+            if now - live.surplus_since < live.scale.cooldown_seconds:
                 wanted = count
         if wanted and not live.replicas:
             self._tell(live, None, "KEDAScaleTargetActivated", f"Scaled revision from 0 to {wanted}")
