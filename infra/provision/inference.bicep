@@ -65,17 +65,17 @@ param apiKey string
 @secure()
 param apiKeys string = ''
 
-@description('Requests that each key may begin in a minute, at each replica; more get 429. 0: as many as there are.')
+@description('Most requests that each key may begin in a minute, at each replica; more get 429. 0 is no limit.')
 @minValue(0)
 @maxValue(1000000)
 param requestsPerMinutePerKey int = 0
 
-@description('Requests of each key that may be under way at once, at each replica; more get 429. 0: as many as there are.')
+@description('Most requests of each key under way at once, at each replica; more get 429. 0 is no limit.')
 @minValue(0)
 @maxValue(1000000)
 param concurrentRequestsPerKey int = 0
 
-@description('Other limits for some keys by name, {name: {requestsPerMinute, concurrentRequests}} with one of the two or both. The first key is called default.')
+@description('Limits of single keys, which go before those of every key: {name: {requestsPerMinute, concurrentRequests}}, one of the two or both. The first key is called default.')
 param keyLimits object = {}
 
 @description('Container image: any one with /bin/sh and a Python of the version that the locked dependencies support.')
