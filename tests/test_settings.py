@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -221,3 +223,12 @@ def test_a_limit_that_is_given_twice_is_told(variable: str) -> None:
         f"{variable}='8': is the second number for every key. Remove one of them",
         f"{variable}='default=2': is the second number for default. Remove one of them",
     ]
+
+
+def test_every_variable_that_a_person_sets_is_read_and_explained() -> None:
+    rows = re.findall(r"^\| (INFERENCE_\w+) \| (.*?) \|", str(sys.modules[Settings.__module__].__doc__), re.MULTILINE)
+    assert len(rows) > 20
+    variables = {name for name, default in rows if default not in ("set by start.sh", "the release's share")}
+    assert read_settings(dict.fromkeys(variables, "") | BY_HAND).unknown_variables == ()
+    page = (Path(__file__).parent.parent / "docs" / "inference.md").read_text(encoding="utf-8")
+    assert variables - set(re.findall(r"`(INFERENCE_[A-Z_]+)\b", page)) == set()
