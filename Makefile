@@ -57,6 +57,7 @@ lock: $(UV) ## make the locks in requirements/ anew from pyproject.toml
 	$(LOCK) --group inference -c requirements/cli.txt -o requirements/inference.txt
 	$(LOCK) --group quantization --no-deps -c requirements/inference.txt -o requirements/quantization.txt
 	$(LOCK) pyproject.toml --group dev -c requirements/cli.txt -c requirements/inference.txt -o requirements/dev.txt
+	echo uv==$(UV_VERSION) | $(LOCK) - -o requirements/uv.txt
 
 .PHONY: template
 template: $(VENV)/.installed ## compile infra/provision/inference.bicep (needs `bicep` on PATH)

@@ -38,14 +38,37 @@ fi
 python=$(command -v python || command -v python3) || fail "there is no python on PATH: use an image with Python 3.10 or newer"
 prefix=$("$python" -c 'import sys; print(sys.prefix)')
 
+# Process 1 of a container ignores a request to stop unless it has a trap, and is killed after the whole grace period.
+child=
+stop() {
+    say INFO "told to stop: ending"
+    if [ -n "$child" ]; then
+        kill "$child" 2>/dev/null || true
+        wait "$child" || true
+    fi
+    exit 143
+}
+trap stop TERM INT
+
+# run COMMAND...: in the background, for a shell that waits for a command in the foreground hears no signal.
+run() {
+    "$@" >&2 &
+    child=$!
+    wait "$child" || return
+    child=
+}
+
+# uv installs, and pip brings uv where the image has none. pip itself keeps every wheel until all are unpacked: 8.5 GiB, and a
+# replica's disk has 8 at most (with one vCPU 4). uv unpacks as it downloads, so it needs no more than what it leaves there.
 install() {
     if command -v uv >/dev/null 2>&1; then
-        # No cache: it would keep every package a second time on the replica's small disk.
-        uv pip install --python "$python" --no-cache --no-progress --compile-bytecode --no-deps --require-hashes -r "$1"
+        run uv pip install --python "$python" "$@"
     else
-        "$python" -m pip install --no-cache-dir --no-input --disable-pip-version-check --root-user-action ignore \
-            --progress-bar off --no-deps --require-hashes -r "$1"
-    fi >&2
+        [ -f "$locks/uv.txt" ] || fail "the release has no $locks/uv.txt: deploy again, a release is written whole"
+        run "$python" -m pip install --no-cache-dir --no-input --disable-pip-version-check --root-user-action ignore \
+            --progress-bar off --no-deps --require-hashes -r "$locks/uv.txt" || return
+        run "$python" -m uv pip install --python "$python" "$@"
+    fi
 }
 
 # ensure NAME WHAT: what NAME.txt of the release locks is installed. The seconds that it took are added to $installing.
@@ -60,7 +83,9 @@ ensure() {
     count=$(grep -c '^[A-Za-z0-9]' "$lock" || true)
     say WARNING "$2 in $prefix are not the release's: installing from the lock ($count entries). Every start of a replica pays for this; an image built from this lock does not"
     began=$(date +%s)
-    install "$lock" || fail "$2 could not be installed: the lines above say why"
+    # What is half installed is nobody's lock; and without --no-cache uv would keep every package a second time.
+    rm -f "$prefix/$1.txt"
+    install --no-cache --no-progress --compile-bytecode --no-deps --require-hashes -r "$lock" || fail "$2 could not be installed: the lines above say why"
     took=$(($(date +%s) - began))
     installing=$((installing + took))
     # Only a whole installation leaves its lock behind.

@@ -39,8 +39,8 @@ MANIFEST = "release.json"
 BASE = RESERVED_ADAPTER_NAME
 """The name under adapters/ that a base model uploaded from this machine gets."""
 
-CODE = ("inference", "requirements/inference.txt", "requirements/quantization.txt")
-"""What of the repository a release carries: the code, and the lock of what it needs."""
+CODE = ("inference", "requirements/inference.txt", "requirements/quantization.txt", "requirements/uv.txt")
+"""What of the repository a release carries: the code, and the locks of what it needs."""
 
 BASE_MARK = "config.json"
 ADAPTER_MARK = "adapter_config.json"

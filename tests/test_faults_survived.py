@@ -188,6 +188,7 @@ def package(tmp_path: Path) -> releases.Package:
         "repository/inference/serve.py": b"print('one')\n",
         "repository/requirements/inference.txt": b"torch==2.0\n",
         "repository/requirements/quantization.txt": b"bitsandbytes==0.50\n",
+        "repository/requirements/uv.txt": b"uv==0.13\n",
         "adapter/adapter_config.json": b"{}",
         "adapter/adapter_model.safetensors": uuid.uuid4().bytes * 800_000,
     }.items():

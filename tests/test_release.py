@@ -36,6 +36,7 @@ def repository(tmp_path: Path) -> Path:
     (root / "inference" / "start.sh").write_text("exec python serve.py\n")
     (root / "requirements" / "inference.txt").write_text("torch==2.0\n")
     (root / "requirements" / "quantization.txt").write_text("bitsandbytes==0.50\n")
+    (root / "requirements" / "uv.txt").write_text("uv==0.13\n")
     (root / "requirements" / "dev.txt").write_text("pytest==8.0\n")
     return root
 
@@ -97,7 +98,7 @@ def test_the_manifest_holds_what_the_replica_needs(repository: Path, adapter: Pa
     document = package.release.to_json()
     digest = hashlib.sha256(b"print('one')\n").hexdigest()
     assert document["files"]["inference/serve.py"] == {"sha256": digest, "bytes": 13}
-    locks = ["requirements/inference.txt", "requirements/quantization.txt"]
+    locks = ["requirements/inference.txt", "requirements/quantization.txt", "requirements/uv.txt"]
     assert sorted(document["files"]) == ["inference/serve.py", "inference/start.sh", *locks]
     assert (document["commit"], document["time"]) == ("c0ffee", "2026-11-21T10:00:00Z")
     assert document["base"] == BASE

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sysconfig
 import tempfile
@@ -44,12 +45,17 @@ class Replica:
         return Path(sysconfig.get_path("purelib", vars={"base": str(self.prefix)}))
 
     def start(self, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run start.sh as the container's command does. No model is named, so that serve.py ends at once with 2."""
+        """Run start.sh to its end. No model is named, so that serve.py ends at once with 2."""
+        with self.begin(**variables) as started:
+            output, told = started.communicate(timeout=120)
+        return subprocess.CompletedProcess(started.args, started.returncode, output, told)
+
+    def begin(self, **variables: str) -> subprocess.Popen[str]:
+        """Run start.sh as the container's command does."""
         environment = {"PATH": self.path, "HOME": str(self.prefix), "PORT": str(free_port()), "HOST": "127.0.0.1"}
         command = ["/bin/sh", str(self.release / "inference" / "start.sh")]
-        return subprocess.run(
-            command, cwd="/", env=environment | variables, capture_output=True, text=True, timeout=120
-        )
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd="/", env=environment | variables, stdout=pipe, stderr=pipe, text=True)
 
     def has_package(self) -> bool:
         code = "import inferops_test_package as p; print(p.ANSWER)"
@@ -75,10 +81,16 @@ def wheels(tmp_path: Path) -> Path:
     """A folder with one wheel, which stands for the package index."""
     folder = tmp_path / "wheels"
     folder.mkdir()
-    name = "inferops_test_package"
-    files = {
-        f"{name}.py": b"ANSWER = 42\n",
-        f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: 1.0\n".encode(),
+    write_wheel(folder, PACKAGE, {"inferops_test_package.py": "ANSWER = 42\n"})
+    return folder
+
+
+def write_wheel(folder: Path, package: str, sources: dict[str, str]) -> None:
+    """Write version 1.0 of a package with these modules."""
+    name = package.replace("-", "_")
+    files = {path: source.encode() for path, source in sources.items()}
+    files |= {
+        f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n".encode(),
         f"{name}-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = []
@@ -90,27 +102,29 @@ def wheels(tmp_path: Path) -> Path:
     with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
         for path, content in files.items():
             wheel.writestr(path, content)
-    return folder
 
 
-def lock_text(wheels: Path, digest: str | None = None) -> str:
-    wheel = next(wheels.glob("*.whl"))
+def lock_text(wheels: Path, digest: str | None = None, package: str = PACKAGE) -> str:
+    wheel = wheels / f"{package.replace('-', '_')}-1.0-py3-none-any.whl"
     digest = digest or hashlib.sha256(wheel.read_bytes()).hexdigest()
-    return f"{PACKAGE}==1.0 \\\n    --hash=sha256:{digest}\n"
+    return f"{package}==1.0 \\\n    --hash=sha256:{digest}\n"
 
 
-def with_installer(replica: Replica, installer: str, tmp_path: Path) -> Replica:
-    """The same environment with uv beside its python, or with pip inside it and no uv."""
+def with_installer(replica: Replica, installer: str, wheels: Path) -> Replica:
+    """The same environment with uv beside its python; or with pip inside it and no uv, which is in the index."""
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is not on PATH")
     if installer == "uv":
-        uv = shutil.which("uv")
-        if uv is None:
-            pytest.skip("uv is not on PATH")
-        tools = tmp_path / "tools"
+        tools = wheels.with_name("tools")
         tools.mkdir()
         (tools / "uv").write_text(f'#!/bin/sh\nexec "{uv}" "$@"\n', encoding="utf-8")
         (tools / "uv").chmod(0o755)
         return Replica(replica.release, replica.prefix, f"{tools}:{replica.path}")
     subprocess.run([replica.prefix / "bin" / "python", "-m", "ensurepip"], check=True, capture_output=True)
+    module = f"import os, sys\nos.execv({uv!r}, [{uv!r}, *sys.argv[1:]])\n"
+    write_wheel(wheels, "uv", {"uv/__init__.py": "", "uv/__main__.py": module})
+    replica.lock.with_name("uv.txt").write_text(lock_text(wheels, package="uv"), encoding="utf-8")
     return replica
 
 
@@ -141,8 +155,8 @@ def test_what_is_installed_is_compiled_once_and_a_release_never(replica: Replica
 
 
 @pytest.mark.parametrize("installer", ["uv", "pip"])
-def test_another_lock_is_installed_first(replica: Replica, wheels: Path, installer: str, tmp_path: Path) -> None:
-    replica = with_installer(replica, installer, tmp_path)
+def test_another_lock_is_installed_first(replica: Replica, wheels: Path, installer: str) -> None:
+    replica = with_installer(replica, installer, wheels)
     replica.lock.write_text(lock_text(wheels), encoding="utf-8")
     replica.installed_lock.write_text("# the lock of an older release\n", encoding="utf-8")
     ran = replica.start(INFERENCE_API_KEY=KEY, **index(wheels))
@@ -157,20 +171,51 @@ def test_another_lock_is_installed_first(replica: Replica, wheels: Path, install
     assert "nothing to install" in again.stderr
 
 
-@pytest.mark.parametrize("installer", ["uv", "pip"])
-def test_a_package_with_another_hash_is_refused(replica: Replica, wheels: Path, installer: str, tmp_path: Path) -> None:
-    replica = with_installer(replica, installer, tmp_path)
+def test_a_package_with_another_hash_is_refused(replica: Replica, wheels: Path) -> None:
+    replica = with_installer(replica, "uv", wheels)
     replica.lock.write_text(lock_text(wheels, digest="0" * 64), encoding="utf-8")
+    replica.installed_lock.write_text("# the lock of an older release\n", encoding="utf-8")
     ran = replica.start(INFERENCE_API_KEY=KEY, **index(wheels))
     assert ran.returncode == 1
     assert "ERROR start: the dependencies could not be installed: the lines above say why" in ran.stderr
     assert not replica.has_package()
-    assert not replica.installed_lock.exists(), "the next start tries again"
+    assert not replica.installed_lock.exists(), "what may be half installed is no release's: the next start tries again"
     assert "serve" not in ran.stderr.splitlines()[-1]
 
 
-def test_quantization_on_a_gpu_needs_more(replica: Replica, wheels: Path, tmp_path: Path) -> None:
-    replica = with_installer(replica, "uv", tmp_path)
+def test_uv_with_another_hash_is_refused(replica: Replica, wheels: Path) -> None:
+    replica = with_installer(replica, "pip", wheels)
+    replica.lock.write_text(lock_text(wheels), encoding="utf-8")
+    replica.lock.with_name("uv.txt").write_text(lock_text(wheels, digest="0" * 64, package="uv"), encoding="utf-8")
+    ran = replica.start(INFERENCE_API_KEY=KEY, **index(wheels))
+    assert ran.returncode == 1
+    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in ran.stderr
+    assert "the dependencies could not be installed: the lines above say why" in ran.stderr
+    assert not replica.has_package()
+
+
+def test_an_installation_ends_when_told_to_stop(replica: Replica, wheels: Path) -> None:
+    """As process 1 of its container the script would not hear SIGTERM otherwise, and be killed after a minute."""
+    replica = with_installer(replica, "uv", wheels)
+    replica.lock.write_text(lock_text(wheels), encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        slow = {"UV_DEFAULT_INDEX": f"http://127.0.0.1:{silent.getsockname()[1]}/simple", "UV_HTTP_TIMEOUT": "600"}
+        with replica.begin(INFERENCE_API_KEY=KEY, **slow) as started:
+            asking, _ = silent.accept()
+            started.terminate()
+            _, told = started.communicate(timeout=60)
+            with asking:
+                asking.settimeout(60)
+                while asking.recv(4096):
+                    """The request for the package; nothing answers it. The end of uv ends it."""
+    assert started.returncode == 143
+    assert told.splitlines()[-1].endswith("INFO start: told to stop: ending")
+    assert not replica.installed_lock.exists()
+
+
+def test_quantization_on_a_gpu_needs_more(replica: Replica, wheels: Path) -> None:
+    replica = with_installer(replica, "uv", wheels)
     shutil.copy(replica.lock, replica.installed_lock)
     more = replica.lock.with_name("quantization.txt")
     asked = {"INFERENCE_API_KEY": KEY, "INFERENCE_QUANTIZATION": "int8"} | index(wheels)
