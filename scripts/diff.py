@@ -6,13 +6,15 @@ A Difference is a value: `deploy --dry-run` and `diff` show the same one. Knows 
 from __future__ import annotations
 
 import difflib
+import io
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from scripts import release as releases
 from scripts import share as share_module
 from scripts.bundle import FileEntry, LocalFile
+from scripts.errors import CloudError
 from scripts.files import ShareClient
 from scripts.release import ADAPTERS, RELEASES, Package, Release
 from scripts.share import SyncPlan
@@ -22,6 +24,9 @@ LONGEST_TEXT_BYTES = 64 * 1024
 
 LONGEST_DIFF_LINES = 100
 """A longer difference is told as the numbers of lines that come and go."""
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but the tab, and those that turn the order of what is read."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def _parts(share: ShareClient, package: Package, current: Release | None) -> Ite
         # Only what a deploy has written carries its files' hashes.
         present = share_module.read_remote(share, earlier) if earlier and earlier.startswith(f"{ADAPTERS}/") else ()
         is_there = share_module.folder_exists(share, bundle.folder)
-        elsewhere = {} if is_there else releases.large_files_elsewhere(share, bundle.files)
+        elsewhere = {} if is_there else releases.files_elsewhere(share, bundle.files)
         plan = share_module.plan(bundle.files, present, folder=bundle.folder, elsewhere=elsewhere)
         yield Part(name, earlier, later, plan, is_there, _bytes_sent_again(plan, elsewhere))
 
@@ -138,21 +143,27 @@ def _texts(share: ShareClient, part: Part, sources: Mapping[str, LocalFile]) -> 
         old = _lines_there(share, f"{part.before}/{path}") if new is not None else None
         if new is None or old is None:
             continue
-        lines = [line.rstrip("\n") for line in difflib.unified_diff(old, new, "in use", "here", n=2)]
+        lines = [shown for line in difflib.unified_diff(old, new, "in use", "here", n=2) for shown in _shown(line)]
         if len(lines) > LONGEST_DIFF_LINES:
             added = sum(line.startswith("+") for line in lines[2:])
             removed = sum(line.startswith("-") for line in lines[2:])
-            lines = [f"{added} lines added, {removed} lines removed"]
+            lines = [f"{_counted(added)} added, {_counted(removed)} removed"]
         yield target, tuple(lines)
 
 
 def _lines_here(file: LocalFile, entry: FileEntry) -> list[str] | None:
-    return _lines(Path(file.source).read_bytes()) if entry.bytes <= LONGEST_TEXT_BYTES else None
+    return _lines(file.source.read_bytes()) if entry.bytes <= LONGEST_TEXT_BYTES else None
 
 
 def _lines_there(share: ShareClient, path: str) -> list[str] | None:
-    found = share_module.read_small_file(share, path)
-    return None if found is None else _lines(found.content)
+    try:
+        # One byte more tells that it is too long, be it of many GB.
+        content, _ = share.get_range(path, 0, LONGEST_TEXT_BYTES + 1)
+    except CloudError as error:
+        if error.status != 404:
+            raise
+        return None  # somebody has removed it
+    return _lines(content)
 
 
 def _lines(content: bytes) -> list[str] | None:
@@ -160,6 +171,19 @@ def _lines(content: bytes) -> list[str] | None:
     if len(content) > LONGEST_TEXT_BYTES or b"\0" in content:
         return None
     try:
-        return content.decode().splitlines(keepends=True)
+        # Only a line feed ends a line, as for Git.
+        return list(io.StringIO(content.decode(), newline="\n"))
     except UnicodeDecodeError:
         return None
+
+
+def _shown(line: str) -> Iterator[str]:
+    """A line of a difference as a terminal may have it: what cannot be seen is written out, as is a missing end."""
+    text = line.removesuffix("\n")
+    yield _UNSEEN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+    if text == line:
+        yield "\\ No newline at end of file"
+
+
+def _counted(lines: int) -> str:
+    return "1 line" if lines == 1 else f"{lines} lines"

@@ -223,7 +223,7 @@ def upload(
     made = []
     for bundle in package.bundles:
         if not _is_placed(share, bundle.folder, bundle.files, {}, in_use, lock):
-            _place(share, bundle.folder, bundle.files, {}, large_files_elsewhere(share, bundle.files), lock, progress)
+            _place(share, bundle.folder, bundle.files, {}, files_elsewhere(share, bundle.files), lock, progress)
             made.append(bundle.folder)
     folder, documents = f"{RELEASES}/{package.release.id}", {MANIFEST: manifest}
     if not _is_placed(share, folder, package.code, documents, in_use, lock):
@@ -232,12 +232,12 @@ def upload(
     return tuple(made)
 
 
-def large_files_elsewhere(share: ShareClient, files: Iterable[LocalFile]) -> dict[str, str]:
-    """SHA-256 -> path on the share, of the bundles' files that may be the same as large ones of these.
+def files_elsewhere(share: ShareClient, files: Iterable[LocalFile]) -> dict[str, str]:
+    """SHA-256 -> path on the share, of uploaded bundles' files that may be the same as some of these.
 
-    Small files are not looked for: to find one takes as long as to send it.
+    Small files are not looked for: they are sent anyway.
     """
-    sizes = {file.entry.bytes for file in files if file.entry.bytes > share_module.RANGE_BYTES}
+    sizes = {file.entry.bytes for file in files if file.entry.bytes > share_module.SENT_ANYWAY_BYTES}
     if not sizes:
         return {}
     found = share_module.read_remote(share, ADAPTERS, sizes=sizes)
@@ -347,8 +347,9 @@ def find(share: ShareClient, name: str) -> Release:
     if found is not None:
         return found
     what = f"is the beginning of {len(named)} releases" if len(named) > 1 else "the share has no such release"
-    known = ", ".join(named if len(named) > 1 else ids) or "none"
-    raise BadInput([Problem(None, "RELEASE", name, what, f"Name one of these: {known}")])
+    known = ", ".join(named if len(named) > 1 else ids)
+    next_step = f"Name one of these: {known}" if known else "There is none yet: deploy first"
+    raise BadInput([Problem(None, "RELEASE", name, what, next_step)])
 
 
 def _write_current(share: ShareClient, current: Current, lock: Lock) -> None:

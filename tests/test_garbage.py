@@ -167,9 +167,20 @@ def test_a_long_difference_is_told_in_numbers(world: World) -> None:
     world.write("inference/serve.py", b"x = 1\n" * 200)
     texts = verbs.difference(world.session).texts
     (lines,) = [lines for path, lines in texts.items() if path.endswith("serve.py")]
-    assert lines == ("200 lines added, 1 lines removed",)
+    assert lines == ("200 lines added, 1 line removed",)
     world.write("inference/serve.py", b"x" * (diff.LONGEST_TEXT_BYTES + 1))
     assert not [path for path in verbs.difference(world.session).texts if path.endswith("serve.py")]
+
+
+def test_what_cannot_be_seen_is_written_out(world: World) -> None:
+    folder = world.folder / "releases" / world.made[2] / "inference"
+    old = (folder / "serve.py").read_bytes()
+    assert old.endswith(b"\n")
+    world.write("inference/serve.py", old[:-1] + b"\r\n\x1b[31m\xe2\x80\xaered")
+    texts = verbs.difference(world.session).texts
+    (lines,) = [lines for path, lines in texts.items() if path.endswith("serve.py")]
+    line = old.decode().rstrip("\n")
+    assert lines[3:] == (f"-{line}", f"+{line}\\r", "+\\x1b[31m\\u202ered", "\\ No newline at end of file")
 
 
 def test_an_adapter_that_is_on_the_share_already_is_not_to_be_sent(world: World) -> None:

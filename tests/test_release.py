@@ -265,6 +265,11 @@ def test_a_release_is_named_by_its_id_its_beginning_or_as_the_current_one(share:
         assert first.release.id in problem.next_step and second.release.id in problem.next_step
 
 
+def test_where_there_is_no_release_the_next_step_is_a_deploy(share: ShareClient) -> None:
+    with pytest.raises(BadInput, match="There is none yet: deploy first"):
+        releases.find(share, "current")
+
+
 def test_a_manifest_that_is_none_is_an_error(share: ShareClient) -> None:
     assert releases.read_release(share, "nobody") is None
     shares.make_folders(share, ["releases/broken"])

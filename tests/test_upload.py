@@ -347,11 +347,13 @@ def test_a_release_sends_only_what_an_earlier_one_does_not_hold(
     share: ShareClient, switch: Switch, tmp_path: Path
 ) -> None:
     weights = os.urandom(5 * MIB)
+    tokenizer = os.urandom(100_000)
     model = os.urandom(100_000)
     code = {"inference/serve.py": b"one", "inference/model.py": model}
     code |= {path: b"lock" for path in releases.CODE if path.startswith("requirements/")}
     write(tmp_path / "repository", code)
-    write(tmp_path / "adapter", {"adapter_config.json": b"{}", "adapter_model.safetensors": weights})
+    adapter = {"adapter_config.json": b"{}", "adapter_model.safetensors": weights, "tokenizer.json": tokenizer}
+    write(tmp_path / "adapter", adapter)
 
     def deployed(earlier: str | None) -> tuple[str, list[Progress]]:
         seen: dict[str, Progress] = {}
@@ -369,7 +371,7 @@ def test_a_release_sends_only_what_an_earlier_one_does_not_hold(
     (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "renamed.safetensors")
     second, seen = deployed(first)
     assert [(done.bytes_done, done.bytes_sent) for done in seen] == [
-        (5 * MIB + 2, 2),
+        (sum(map(len, adapter.values())), 2),
         (sum(map(len, code.values())), sum(map(len, code.values())) - len(model)),
     ]
     for release_id, serve in ((first, b"one"), (second, b"two")):
