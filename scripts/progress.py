@@ -29,12 +29,12 @@ class Progress:
 
     @property
     def bytes_per_second(self) -> float | None:
-        """Over the whole transfer so far; None before anything was sent."""
-        return self.bytes_sent / self.seconds if self.seconds and self.bytes_sent else None
+        """Over the whole transfer so far; None before anything was sent, and in the first second, which tells little."""
+        return self.bytes_sent / self.seconds if self.seconds >= 1 and self.bytes_sent else None
 
     @property
     def seconds_left(self) -> float | None:
-        """For the rest at the rate so far; None before anything was sent."""
+        """For the rest at the rate so far; None as long as there is none."""
         if self.bytes_per_second is None:
             return None
         sent = self.bytes_sent + self.files_done * _FILE_COSTS_BYTES

@@ -22,6 +22,8 @@ def test_rate_and_time_left_are_of_what_was_sent() -> None:
 
 def test_nothing_sent_yet_has_no_rate() -> None:
     assert report.transfer(Progress(1, 4, 100, 200, "a", seconds=3)) == "1 of 4 files, 100 B of 200 B"
+    just_begun = Progress(1, 4, 100, 200, "a", bytes_sent=100, seconds=0.4)
+    assert report.transfer(just_begun) == "1 of 4 files, 100 B of 200 B"
 
 
 def test_many_small_files_count_by_their_requests() -> None:
