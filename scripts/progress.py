@@ -29,7 +29,7 @@ class Progress:
 
     @property
     def bytes_per_second(self) -> float | None:
-        """Over the whole transfer so far; None before anything was sent, and in the first second, which tells little."""
+        """Over the whole transfer so far; None before anything was sent, and in the first second."""
         return self.bytes_sent / self.seconds if self.seconds >= 1 and self.bytes_sent else None
 
     @property
