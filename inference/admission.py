@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from constrain import Constraint, GrammarRefused, Vocabulary, json_options
+from constrain import Constraint, GrammarRefused, Vocabulary, json_options, without_lookaround
 from generation import ChatRequest, CompletionRequest, EngineLimits, GenerationRequest, RequestRefused
 from rows import Row
 from sampling import Choice
@@ -232,9 +232,11 @@ def _choice(request: GenerationRequest, prompt: Sequence[int], number: int, cons
 
 
 def _arguments(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of a function's arguments, which are an object always."""
+    """The schema of a function's arguments, which are an object always, as far as it has to be held."""
     schema = tool.get("parameters")
-    return NO_ARGUMENTS if schema is None else {"type": "object", **schema}
+    if schema is None:
+        return NO_ARGUMENTS
+    return {"type": "object", **(schema if _strict(tool) else without_lookaround(schema))}
 
 
 def _strict(tool: Mapping[str, Any]) -> bool:

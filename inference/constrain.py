@@ -33,6 +33,8 @@ SUBSCHEMAS = ("items", "additionalProperties", "not", "if", "then", "else", "con
 LISTS_OF_SUBSCHEMAS = ("prefixItems", "items", "anyOf", "oneOf", "allOf")
 NAMED_SUBSCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 
+_LOOKAROUND = re.compile(r"\(\?<?[=!]|\\[1-9]")
+
 
 class GrammarRefused(Exception):
     """A grammar or a schema that cannot be held: `place` is a JSON pointer into the schema ("" is the whole of it)."""
@@ -164,6 +166,20 @@ class Vocabulary:
         reason = problem(schema)
         if reason is not None:
             raise GrammarRefused(reason, _place(schema, reason, problem))
+
+
+def without_lookaround(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The same schema without patterns that look around or back: the one thing that leniency itself does not let go."""
+
+    def held(part: dict[str, Any]) -> dict[str, Any]:
+        pattern = part.get("pattern")
+        if not isinstance(pattern, str) or not _LOOKAROUND.search(pattern):
+            return part
+        return {name: value for name, value in part.items() if name != "pattern"}
+
+    # By JSON's own reader, which minds no depth.
+    read: dict[str, Any] = json.loads(json.dumps(schema), object_hook=held)
+    return read
 
 
 def json_grammar(schema: Mapping[str, Any], *, strict: bool) -> str:

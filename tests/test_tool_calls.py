@@ -265,6 +265,10 @@ def test_a_schema_that_cannot_be_held_is_refused_with_its_place(client: openai.O
     assert "at /properties/a/items: Invalid type: strin" in error.message
     tool["function"]["strict"] = False
     assert create(client, tools=[tool], max_tokens=3).choices, "what the grammar cannot hold is left to the model"
+    odd["properties"] = {"a": {"type": "array", "items": {"type": "string", "pattern": "^(?=.*x).+$"}}}
+    assert create(client, tools=[tool], max_tokens=3).choices, "a pattern that looks around, too"
+    tool["function"]["strict"] = True
+    assert "at /properties/a/items: regex parse error" in refused(tools=[tool]).message
 
 
 # Response formats
