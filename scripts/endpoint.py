@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from scripts.errors import CloudError, NotSignedIn, ServiceFault, Throttled, Unreachable, Untrusted
+from scripts.errors import CloudError, NotSignedIn, ServiceFault, Throttled, Unanswered, Unreachable, Untrusted
 
 ANSWER_SECONDS = 240.0
 """How long to wait for the next byte of an answer: Azure's ingress ends an idle request after 240 s."""
@@ -241,7 +241,7 @@ class _Translated:
                 ) from None
             cause = cause.__cause__ or cause.__context__
         if isinstance(error, httpx.ReadTimeout):
-            raise Unreachable(
+            raise Unanswered(
                 f"{self._url} took the request and did not answer in time.",
                 "Look at the app's log (inferops logs); the model may still be starting.",
             ) from None

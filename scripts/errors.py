@@ -159,6 +159,10 @@ class Unreachable(CloudError):
     """No answer: the network is down, the address is wrong, or the service does not run."""
 
 
+class Unanswered(Unreachable):
+    """The request went out, and no answer came in time."""
+
+
 class Untrusted(CloudError):
     """The server's certificate is not one that this machine trusts."""
 

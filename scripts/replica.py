@@ -7,6 +7,7 @@ the revision's running state and what /ready answers.
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import httpx
 
 from scripts import cloud
 from scripts.endpoint import Endpoint, Readiness
-from scripts.errors import CloudError, NotFound, NotReady, NotSignedIn, Unreachable, Untrusted
+from scripts.errors import CloudError, NotFound, NotReady, NotSignedIn, Unanswered, Unreachable, Untrusted
 
 CANNOT_SERVE = "the model cannot be served:"
 """What the app writes into its log, with the reason behind it, when its model does not load (inference/engine.py)."""
@@ -27,9 +28,11 @@ CANNOT_SERVE = "the model cannot be served:"
 LONGEST_TAIL = 300
 """The most lines of the past that the log stream gives (azure-cli: containerapp logs show --tail)."""
 
-_READY_SECONDS = 30.0
 _CRASHES = 2
 _LOG_LINES_SHOWN = 30
+_OWN_LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:]+Z [A-Z]+ \w+: (.+)")
+"""As start.sh and inference/serve.py write them, behind the platform's own time."""
+
 _FAILED_STATES = {"failed", "degraded"}
 _ASLEEP_STATES = {"scaledtozero", "deprovisioning"}
 _END_STATUSES = {"ready", "failed"}
@@ -72,6 +75,11 @@ class RevisionState:
         """Whether it is scaled to zero; replicas that have ended stay listed for a while."""
         return not self.replicas or self.running_state.lower() in _ASLEEP_STATES
 
+    def as_it_is(self) -> Restart:
+        """What to wait for where nothing is restarted: what runs or starts, and nothing of what has ended."""
+        ended = frozenset(one.name for one in self.replicas if one.running_state.lower() != "running")
+        return Restart(self.name, ended, self.has_failed, self.is_asleep)
+
     def __str__(self) -> str:
         state = f"{self.name}: {self.provisioning_state}, {self.running_state}, health {self.health_state}"
         return f"{state} ({self.details})" if self.details else state
@@ -91,10 +99,14 @@ class Restart:
 class Pace:
     """How often wait_until_ready asks, and how long it takes what Azure says of a revision for what was before.
 
+    answer_seconds is how long it listens for an answer: the ingress holds a request for which no replica is ready, and
+    meanwhile what the replica does is to be looked at.
+
     Right after a restart a revision still shows the state that it had; one that had failed shows that for longer.
     """
 
     poll_seconds: float = 1.0
+    answer_seconds: float = 5.0
     state_every_seconds: float = 5.0
     grace_seconds: float = 20.0
     grace_after_failure_seconds: float = 60.0
@@ -238,6 +250,7 @@ def wait_until_ready(
 ) -> Readiness:
     """Wait until /ready says 200 under the release; the asking itself wakes an app that is scaled to zero.
 
+    progress is told what /ready answers and what the new replica writes into its log, each thing once.
     Raises NotReady, with the revision's state and the last lines of the log, as soon as the new replica is known to
     have failed (/ready says so under this release, its container crashed repeatedly, or Azure calls the revision
     failed), or when the deadline passes. Raises NotSignedIn when the app keeps refusing the key, Untrusted when its
@@ -245,11 +258,18 @@ def wait_until_ready(
     """
     started = time.monotonic()
     grace = pace.grace_after_failure_seconds if restart.had_failed else pace.grace_seconds
-    looked_at, failures_seen, said = started, 0, ""
+    looked_at, failures_seen = started, 0
+    told: set[str] = set()
+
+    def tell(text: str) -> None:
+        if progress and text not in told:
+            told.add(text)
+            progress(text)
+
     while True:
         elapsed = time.monotonic() - started
         try:
-            readiness = endpoint.ready(answer_seconds=max(1.0, min(_READY_SECONDS, deadline_seconds - elapsed)))
+            readiness = endpoint.ready(answer_seconds=min(pace.answer_seconds, max(1.0, deadline_seconds - elapsed)))
             now = _described(readiness, release)
             has_ended = readiness.status in _END_STATUSES and readiness.release == release
             # The old replica may serve the same release, or have failed under it, until it is gone.
@@ -267,23 +287,29 @@ def wait_until_ready(
                     f"{endpoint.url} is ready and does not tell its release: it does not take this key.",
                     "Set INFERENCE_API_KEY to the app's key, or unset it to use the key of the app.",
                 )
+            tell(now)
         except Untrusted:
             raise
+        except Unanswered as error:
+            # Held, as no replica is ready: what its log says, below, tells more.
+            now = error.message
         except CloudError as error:
             # The old replica may answer still, with the key that it was started with.
             if isinstance(error, NotSignedIn) and elapsed > grace and not _old_one_runs(app, restart):
                 raise
             now = error.message
-        if progress and now != said:
-            progress(now)
-            said = now
+            tell(now)
         elapsed = time.monotonic() - started
         if time.monotonic() - looked_at >= pace.state_every_seconds:
             looked_at = time.monotonic()
             state = app.state()
-            told = _told_failure(app, state, restart)
-            if told:
-                raise _not_ready(app, restart, f"The app cannot serve release {release}: {told}.")
+            lines = _new_log(app, state, restart)
+            reason = next((line.partition(CANNOT_SERVE)[2].strip() for line in lines if CANNOT_SERVE in line), None)
+            if reason:
+                raise _not_ready(app, restart, f"The app cannot serve release {release}: {reason}.")
+            own = next(filter(None, map(_OWN_LOG_LINE.search, lines)), None)
+            if own:
+                tell(f"the replica: {own[1]}")
             finding = _failure(state, restart, may_be_old=elapsed < grace)
             failures_seen = failures_seen + 1 if finding else 0
             if failures_seen > 1:
@@ -313,18 +339,17 @@ def _old_one_runs(app: App, restart: Restart) -> bool:
     )
 
 
-def _told_failure(app: App, state: RevisionState, restart: Restart) -> str | None:
-    """What the new replica's log says of why it cannot serve, or None.
+def _new_log(app: App, state: RevisionState, restart: Restart) -> list[str]:
+    """The last lines that the new replica wrote, the newest first; none where there is no such replica or log.
 
     A replica that is not ready gets no request from outside, so its /ready, which says the same, cannot be asked.
     """
     if all(replica.name in restart.replicas_before for replica in state.replicas):
-        return None
+        return []
     try:
-        lines = list(app.log_lines(tail=_LOG_LINES_SHOWN, other_than=restart.replicas_before))
+        return list(app.log_lines(tail=_LOG_LINES_SHOWN, other_than=restart.replicas_before))[::-1]
     except CloudError:
-        return None  # no log yet, or no stream: what Azure says of the revision decides
-    return next((line.partition(CANNOT_SERVE)[2].strip() for line in reversed(lines) if CANNOT_SERVE in line), None)
+        return []  # no log yet, or no stream: what Azure says of the revision decides
 
 
 def _failure(state: RevisionState, restart: Restart, *, may_be_old: bool) -> str | None:

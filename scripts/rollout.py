@@ -200,9 +200,9 @@ def _is_in_use(session: Session, target: Release, current: Current | None) -> bo
     if state.has_failed:
         return False
     if state.is_asleep:
-        session.progress("waking the app")
+        session.progress("waking the app, which is scaled to zero: a replica starts and loads the model")
     try:
-        wait(session, target.id, replica.Restart(state.name, frozenset(), False))
+        wait(session, target.id, state.as_it_is())
     except NotReady:
         return False
     return True
@@ -250,7 +250,7 @@ def _answers_before(session: Session, previous: Current | None, timings: Timings
         if state.is_asleep:
             session.progress("waking the app, to compare the release in use with the new one")
             try:
-                wait(session, previous.release, replica.Restart(state.name, frozenset(), False))
+                wait(session, previous.release, state.as_it_is())
             except NotReady:
                 return None
         return comparison.take(session.endpoint, previous.release, expected)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts import deployment, diff, garbage, history, keys, plan, publish, pull, release, replica, report, rollout
+from scripts import deployment, diff, garbage, history, keys, plan, publish, pull, release, report, rollout
 from scripts.deployment import Operation, Outputs, Request
 from scripts.diff import Difference
 from scripts.endpoint import Answer, Readiness
@@ -225,7 +225,6 @@ def _still_serves(session: Session, *, new_keys: bool) -> str | None:
         restarted = session.app.restart()
         session.say(f"restarted the revision {restarted.revision}, which takes the new keys")
     else:
-        state = session.app.state()
-        restarted = replica.Restart(state.name, frozenset(), state.has_failed)
+        restarted = session.app.state().as_it_is()
     rollout.wait(session, current, restarted)
     return current

@@ -180,6 +180,29 @@ def test_progress_tells_each_phase_once(world: World) -> None:
     assert said == ["loading: reading weights", "loading: warming up"]
 
 
+def test_while_a_request_is_held_the_log_of_the_new_replica_tells_how_far_it_is(world: World) -> None:
+    behaviour, state = world.app_server.behaviour, world.manager.state
+    behaviour.release, state.replicas = "r2", [replica("theapp--1-new")]
+    state.log = ["2026-11-21T10:00:02.5+00:00 2026-11-21T10:00:02Z INFO serve: start: importing torch", "other text"]
+    behaviour.open.clear()
+    _, said = world.wait(Restart("theapp--1", frozenset({"theapp--1-old"}), False), behaviour.open.set)
+    assert said == ["the replica: start: importing torch"]
+
+
+def test_the_log_of_a_replica_that_has_ended_tells_nothing_of_the_one_that_is_awaited(world: World) -> None:
+    """An app that is scaled to zero, whose last replica could not serve an older release."""
+    behaviour, state = world.app_server.behaviour, world.manager.state
+    state.running, state.replicas = "ScaledToZero", [replica("theapp--1-ended", "NotRunning")]
+    state.log = [f"2026-11-21T10:00:02Z ERROR engine: {replicas.CANNOT_SERVE} no folder models/x"]
+    behaviour.release = "r2"
+    asleep = world.app.state().as_it_is()
+    assert asleep.was_asleep
+    behaviour.gateway_failures = 10  # enough for the state to be looked at between them
+    readiness, said = world.wait(asleep)
+    assert readiness.release == "r2"
+    assert len(said) == 1 and "HTTP 503" in said[0]
+
+
 def test_a_model_that_cannot_be_loaded_is_told_at_once_with_the_log(world: World) -> None:
     behaviour = world.app_server.behaviour
     behaviour.status, behaviour.error, behaviour.release = "failed", "no folder models/x", "r2"
@@ -216,9 +239,9 @@ def test_a_revision_that_fails_is_noticed_after_the_grace(world: World) -> None:
     state = world.manager.state
     state.running, state.health, state.provisioning = "Failed", "Unhealthy", "Failed"
     state.details = "The TargetPort 8080 does not match the listening port 80."
-    state.replicas, state.log_status = [replica("theapp--1-new")], 500
+    state.replicas, state.log_status = [replica("theapp--1-new", "NotRunning")], 500
     started = time.monotonic()
-    with pytest.raises(NotReady, match="TargetPort 8080 does not match") as caught:
+    with pytest.raises(NotReady, match=r"does not start under release r2: .*TargetPort 8080 does not match") as caught:
         world.wait(Restart("theapp--1", frozenset(), False))
     assert time.monotonic() - started >= QUICK.grace_seconds
     assert caught.value.details[1].startswith("no log: The log stream of the app theapp was refused: HTTP 500")

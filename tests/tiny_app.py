@@ -30,6 +30,7 @@ class Behaviour:
     """What the app answers. answers maps a question to the text.
 
     gateway_failures answers 503 that many times first, refusals as many questions with 429 and a wait of a second.
+    While `open` is not set a GET is held, as by an ingress without a replica that is ready.
     """
 
     release: str = "r1"
@@ -43,9 +44,13 @@ class Behaviour:
     ends_with_done: bool = True
     breaks_off_with: str | None = None
     gateway_failures: int = 0
+    open: threading.Event = field(default_factory=threading.Event)
     refusals: int = 0
     seen: list[str] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.open.set()
 
 
 class TinyApp(ThreadingHTTPServer):
@@ -76,6 +81,7 @@ class TinyAppRequest(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         behaviour = self.server.behaviour
         behaviour.seen.append(f"GET {self.path}")
+        behaviour.open.wait()
         if self._gateway_fails():
             return
         if self.path == "/ready":
