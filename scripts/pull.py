@@ -60,16 +60,7 @@ def pull(
     check_empty(folder)
     wanted = {f"{RELEASES}/{release.id}/{entry.path}": entry for entry in release.files}
     if with_adapters:
-        for place in sorted({release.base, *release.adapters.values()}):
-            # Azure Files ignores case.
-            is_below = place.casefold().startswith(f"{ADAPTERS}/")
-            entries = share_module.read_remote(share, place) if is_below else ()
-            if is_below and all(entry.sha256 for entry in entries):
-                for entry in entries:
-                    path = f"{place}/{entry.path}"
-                    wanted[path] = FileEntry(path, entry.bytes, entry.sha256)
-            elif say:
-                say(f"{place} stays on the share: no deploy uploaded it, so it has no hashes to check its files by.")
+        wanted |= _uploaded_models(share, release, say)
     outside = [entry.path for entry in wanted.values() if not _is_within(entry.path)]
     if outside:
         raise InferopsError(
@@ -101,6 +92,22 @@ def pull(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return tuple(wanted.values())
+
+
+def _uploaded_models(share: ShareClient, release: Release, say: Callable[[str], None] | None) -> dict[str, FileEntry]:
+    """Path on the share -> file, below the same path, of the release's adapters and base that a deploy has uploaded."""
+    files = {}
+    for place in sorted({release.base, *release.adapters.values()}):
+        # Azure Files ignores case.
+        is_below = place.casefold().startswith(f"{ADAPTERS}/")
+        entries = share_module.read_remote(share, place) if is_below else ()
+        if is_below and all(entry.sha256 for entry in entries):
+            for entry in entries:
+                path = f"{place}/{entry.path}"
+                files[path] = FileEntry(path, entry.bytes, entry.sha256)
+        elif say:
+            say(f"{place} stays on the share: no deploy uploaded it, so it has no hashes to check its files by.")
+    return files
 
 
 def _move_children(source: Path, target: Path) -> None:
@@ -150,8 +157,8 @@ def _download(share: ShareClient, path: str, entry: FileEntry, target: Path) -> 
         folder = "/".join(parts[: 2 if parts[0] == RELEASES else 3])
         raise InferopsError(
             f"{path} on the share does not hold what its hash says: it was changed, or has gone bad.",
-            "A deploy sends no folder that the share has. If the release is in use, put another one into use (inferops "
-            f"rollback). Then delete the folder {folder} on the share, and deploy again from the release's commit.",
+            f"If the release in use is or uses {folder}, put another one into use (inferops rollback). Then deploy "
+            "again from the commit of the one that was damaged, which makes the folder whole.",
         )
 
 

@@ -255,14 +255,19 @@ def test_a_folder_that_is_not_empty_is_refused(world: World, tmp_path: Path) -> 
 
 def test_a_file_that_is_not_what_its_hash_says_is_never_kept(world: World, tmp_path: Path) -> None:
     file = world.folder / "releases" / world.made[0] / "inference" / "serve.py"
-    content = file.read_bytes()
     file.write_bytes(b"print(6)\n")
     (tmp_path / "out").mkdir()
     with pytest.raises(InferopsError, match=r"inference/serve\.py on the share does not hold") as caught:
         verbs.pull_release(world.session, world.made[0], tmp_path / "out", with_adapters=False)
-    file.write_bytes(content)
-    assert f"delete the folder releases/{world.made[0]} on the share" in caught.value.next_step
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+    assert "deploy again from the commit" in caught.value.next_step
+    world.change(0, adapter=True)
+    package = rollout.packed(world.session, Timings())
+    assert package.release.id == world.made[0]
+    with Lock(world.share) as lock:
+        releases.upload(world.share, package, lock, earlier=world.made[2])
+    verbs.pull_release(world.session, world.made[0], tmp_path / "out", with_adapters=False)
+    assert (tmp_path / "out" / "inference" / "serve.py").read_bytes() == b"print(0)\n"
 
 
 def test_an_empty_folder_that_is_there_is_filled_and_stays_the_same(
