@@ -89,15 +89,21 @@ def create_api(engine: Engine, about: About, expose: Callable[[str], tuple[bytes
     app.include_router(chat_routes(engine, about))
     app.include_router(completion_routes(engine, about))
 
+    _close(app)
+    return app
+
+
+def _close(app: FastAPI) -> None:
+    """Keep from the page what is asked of the API and that no route of it answers."""
     nothing_here = _NothingHere(app)
     known = {str(route.path) for route in app.routes if isinstance(route, Route)}
     for path in (*sorted(known), *WITHOUT_PREFIX, "/v1", "/v1/{rest:path}"):
         app.router.routes.append(Route(path, nothing_here, include_in_schema=False))
-    return app
 
 
 class _NothingHere:
-    """What no route of the API answers, by whatever method: otherwise the page would get it, and be built for it."""
+    """Refuses a method that a route does not take, and a path that there is none for: by itself the page would get it,
+    and be built for it."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app

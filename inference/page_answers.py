@@ -25,6 +25,7 @@ SHOWN_EVERY_SECONDS = 0.05
 CUT_SHORT: dict[FinishReason | None, str] = {
     "length": "cut: longest answer reached",
     "timeout": "cut: it took too long",
+    "cancelled": "cut: the server is ending",
 }
 
 
@@ -132,7 +133,8 @@ def conversation(history: Sequence[Mapping[str, Any]], system: str) -> list[dict
     messages = [{"role": "system", "content": system}] if system.strip() else []
     for turn in history:
         if (turn.get("metadata") or {}).get("title") == NOT_ANSWERED:
-            messages.pop()
+            if messages and messages[-1]["role"] == "user":
+                messages.pop()
         else:
             messages.append({"role": turn["role"], "content": _plain(turn["content"])})
     return messages

@@ -247,6 +247,7 @@ def test_turns_without_an_answer_are_not_sent() -> None:
         {"role": "assistant", "content": "an answer"},
     ]
     assert conversation([], "  ") == []
+    assert conversation(history[-1:], "be brief") == [{"role": "system", "content": "be brief"}]
 
 
 # A browser
