@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -67,6 +67,8 @@ def main() -> NoReturn:
         code = inferops.main(standalone_mode=False) or 0
     except click.ClickException as wrong:
         wrong.show()
+        if as_json:
+            _print_error(wrong.format_message(), (), "Run the same command with --help.")
         code = 2
     except (KeyboardInterrupt, click.Abort):
         sys.stderr.write("\nInterrupted.\n")
@@ -98,9 +100,13 @@ def _failed(error: Exception, as_json: bool) -> int:
         job.annotate_error(error, sys.stderr)
     sys.stderr.write(f"{error}\n")
     if as_json:
-        told = {"message": error.message, "details": list(error.details), "next_step": error.next_step}
-        click.echo(json.dumps({"error": told}, indent=2))
+        _print_error(error.message, error.details, error.next_step)
     return error.exit_code
+
+
+def _print_error(message: str, details: Sequence[str], next_step: str) -> None:
+    """The one document of a run that failed."""
+    click.echo(json.dumps({"error": {"message": message, "details": list(details), "next_step": next_step}}, indent=2))
 
 
 def _unexpected(error: Exception) -> InferopsError:
@@ -164,7 +170,7 @@ def what_if(context: click.Context, environment: str, as_json: bool, exit_code: 
 @_json
 @click.pass_context
 def provision(context: click.Context, environment: str, as_json: bool) -> None:
-    """Create or update the resources, and see that what served before still serves.
+    """Create or update the resources; wait until the app runs.
 
     The endpoint's key is taken from INFERENCE_API_KEY, those of further callers from INFERENCE_API_KEYS
     (name=key,name=key; or none). Without them, the keys that the app has are kept.
@@ -195,9 +201,10 @@ def provision(context: click.Context, environment: str, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only show what would be sent; write nothing.")
 @click.pass_context
 def deploy(context: click.Context, environment: str, as_json: bool, config: Path | None, dry_run: bool) -> None:
-    """Make a release of the code and the models, switch to it, prove it, publish the endpoint.
+    """Make a release of this checkout, use it and prove it.
 
-    A release that does not serve, or does not answer as it must, is taken back: exit code 4.
+    What is new is sent, the replica restarts, the proof asks, and the endpoint is published. A release that does not
+    serve, or does not answer as it must, is taken back: exit code 4.
     """
     from scripts import report, rollout
 
@@ -216,7 +223,7 @@ def deploy(context: click.Context, environment: str, as_json: bool, config: Path
 @_config
 @click.pass_context
 def rollback(context: click.Context, environment: str, release: str | None, as_json: bool, config: Path | None) -> None:
-    """Put an earlier RELEASE into use again: switch, restart, prove, publish. Nothing is uploaded.
+    """Put an earlier RELEASE into use again, and prove it.
 
     RELEASE is an id of the history or the beginning of one; without it, the last one that was proven before. One that
     does not answer as it must is taken back, and what was in use stays: exit code 4.
@@ -258,7 +265,10 @@ def _print_deployed(as_json: bool, done: Deployed, unchanged: str) -> None:
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Runs that are shown.")
 @click.pass_context
 def history(context: click.Context, environment: str, as_json: bool, config: Path | None, limit: int) -> None:
-    """Show who put which release into use, when, and whether it passed its proof; `*` is the one in use."""
+    """Show who put which release into use, when, how it went.
+
+    `*` is the one in use; proven is one that passed its proof.
+    """
     from scripts import history as histories
     from scripts import report
 
@@ -275,7 +285,7 @@ def history(context: click.Context, environment: str, as_json: bool, config: Pat
 @click.option("--exit-code", is_flag=True, help="Exit 3 when there are changes.")
 @click.pass_context
 def diff(context: click.Context, environment: str, as_json: bool, config: Path | None, exit_code: bool) -> None:
-    """Show what this checkout changes against the release in use, file by file."""
+    """Show what this checkout changes against the release in use."""
     from scripts import report, verbs
 
     with _session(context, environment, config=config) as session:
@@ -297,10 +307,10 @@ def diff(context: click.Context, environment: str, as_json: bool, config: Path |
 def gc(
     context: click.Context, environment: str, as_json: bool, config: Path | None, keep: int, dry_run: bool, yes: bool
 ) -> None:
-    """Remove releases and adapters that nobody needs, after showing them.
+    """Remove releases and adapters that nobody needs.
 
-    The release in use, the one that it would fall back to, and --keep others that were proven before stay, each with
-    its adapters. What fine-tuning wrote is never touched.
+    They are shown first. The release in use, the one that it would fall back to, and --keep others that were proven
+    before stay, each with its adapters. What fine-tuning wrote is never touched.
     """
     from scripts import garbage, report, verbs
 
@@ -339,7 +349,10 @@ def pull(
     config: Path | None,
     with_adapters: bool,
 ) -> None:
-    """Bring a RELEASE of the share (an id, its beginning, or `current`) into an empty FOLDER, checked by its hashes."""
+    """Bring a RELEASE of the share into an empty FOLDER.
+
+    RELEASE is an id, its beginning, or `current`. What comes is checked by its hashes.
+    """
     from scripts import verbs
 
     with _session(context, environment, config=config) as session:
@@ -375,7 +388,10 @@ def restart(context: click.Context, environment: str, as_json: bool, config: Pat
 @_config
 @click.pass_context
 def status(context: click.Context, environment: str, as_json: bool, config: Path | None) -> None:
-    """Show the app, its replicas, the release in use and what its start took. Does not wake a sleeping app."""
+    """Show the app, its replicas and the release in use.
+
+    Also what the last start took. A sleeping app is not woken.
+    """
     from scripts import report
     from scripts import status as statuses
 
@@ -404,7 +420,7 @@ def chat(
     max_tokens: int | None,
     temperature: float,
 ) -> None:
-    """Ask the model a QUESTION; the answer appears as it is written."""
+    """Ask the model a QUESTION and show the answer as it comes."""
     from scripts import verbs
 
     def show(piece: str) -> None:
@@ -447,7 +463,10 @@ def logs(context: click.Context, environment: str, config: Path | None, follow: 
 @_config
 @click.pass_context
 def publish(context: click.Context, environment: str, as_json: bool, config: Path | None) -> None:
-    """Write infra/inference.config.json and infra/deployment.json again, for the release in use."""
+    """Write the endpoint's configuration again.
+
+    That is infra/inference.config.json and infra/deployment.json, for the release in use.
+    """
     from scripts import verbs
     from scripts.publish import config_of
 
@@ -465,9 +484,10 @@ def publish(context: click.Context, environment: str, as_json: bool, config: Pat
 )
 @click.pass_context
 def environments(context: click.Context, as_json: bool, touched_by: Path | None) -> None:
-    """List the environments that can be acted on, in the order of their promotion.
+    """List the environments that can be acted on.
 
-    One whose ids are still placeholders is named on stderr and left out, and so is a local one without a stand-in.
+    They come in the order of their promotion. One whose ids are still placeholders is named on stderr and left out, and
+    so is a local one without a stand-in.
     """
     from scripts import fleet
     from scripts.github import current_job

@@ -42,7 +42,9 @@ def test_every_verb_has_help(root: Path, verb: str) -> None:
 
 
 def test_help_lists_every_verb_and_loads_no_sdk(root: Path) -> None:
-    assert all(verb in run(root, "--help").stdout for verb in VERBS)
+    shown = run(root, "--help").stdout
+    assert all(verb in shown for verb in VERBS)
+    assert "..." not in shown, "a verb's first sentence is longer than its line"
     program = (
         "import sys, scripts.cli; sys.exit(any(name.startswith(('azure', 'httpx', 'yaml')) for name in sys.modules))"
     )
@@ -89,6 +91,9 @@ def test_a_stand_in_that_does_not_run_is_said(root: Path) -> None:
 def test_an_error_is_a_document_too(root: Path) -> None:
     result = run(root, "status", "local", "--json")
     assert json.loads(result.stdout)["error"]["next_step"]
+    usage = run(root, "deploy", "--json")
+    assert usage.returncode == 2
+    assert "ENVIRONMENT" in json.loads(usage.stdout)["error"]["message"]
 
 
 @pytest.mark.parametrize(
