@@ -61,11 +61,7 @@ class Status:
             "app": self.outputs.aca_app_name,
             "release": self.release or "none yet",
             "revision": str(self.revision),
-            "replicas": ", ".join(
-                f"{replica.name} {replica.running_state}" + f", {replica.restarts} restarts" * bool(replica.restarts)
-                for replica in self.revision.replicas
-            )
-            or "none: it starts with the next request",
+            "replicas": self._replicas(),
         }
         if self.readiness is not None:
             rows["serves"] = f"{self.readiness.release or 'no release'}, {self.readiness.status}"
@@ -77,6 +73,14 @@ class Status:
                 rows["last start"] = ", ".join(f"{name} {value}" for name, value in self.readiness.ledger.items())
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+    def _replicas(self) -> str:
+        if self.revision.is_asleep:  # what has ended stays listed for a while
+            return "none: it starts with the next request"
+        return ", ".join(
+            f"{replica.name} {replica.running_state}" + f", {replica.restarts} restarts" * bool(replica.restarts)
+            for replica in self.revision.replicas
+        )
 
 
 def of(session: Session) -> Status:

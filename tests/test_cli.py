@@ -44,7 +44,7 @@ def test_every_verb_has_help(root: Path, verb: str) -> None:
 def test_help_lists_every_verb_and_loads_no_sdk(root: Path) -> None:
     shown = run(root, "--help").stdout
     assert all(verb in shown for verb in VERBS)
-    assert "..." not in shown, "a verb's first sentence is longer than its line"
+    assert "..." not in shown.partition("Commands:")[2], "a verb's first sentence is longer than its line"
     program = (
         "import sys, scripts.cli; sys.exit(any(name.startswith(('azure', 'httpx', 'yaml')) for name in sys.modules))"
     )

@@ -17,6 +17,7 @@ from scripts import release as releases
 from scripts.errors import BadInput, InferopsError, Locked, NotFound, ProofFailed
 from scripts.history import Who
 from scripts.lock import Lock
+from scripts.status import Status
 from tests.conftest import RunningStandIn
 from tests.release_world import World, deploy, open_session, rollback, running_world
 from tests.tiny_resource_manager import replica
@@ -132,10 +133,12 @@ def test_an_app_that_sleeps_is_not_woken_for_the_comparison(world: World) -> Non
         world.said.clear()
         world.change(3)
         done = rollout.deploy(world.session)
+        shown = str(Status(world.session.outputs, done.release.id, world.session.app.state(), None))
     finally:
         file.write_text(text)
         state.running = "Running"
     assert done.changed
+    assert "none: it starts with the next request" in shown and "-ended" not in shown
     assert not any("before " in line for line in world.said)
     assert "unanswered" not in done.timings_seconds
 
