@@ -212,8 +212,8 @@ def upload(
 ) -> tuple[str, ...]:
     """Bring the release and its bundles onto the share, bundles first; returns the folders that were made.
 
-    What is there already is not sent again: the same files of an earlier release, by its id, and the same large files
-    of other bundles are copied on the share. What somebody has written into is made whole again, unless the earlier
+    What is there already is not sent again: the same files of an earlier release, by its id, and the same files of
+    other bundles are copied on the share. What somebody has written into is made whole again, unless the earlier
     release is or uses it. progress gets the folder and how far its upload is. Raises CloudError, Locked when the lease
     was lost meanwhile, InferopsError when a file changed during the upload.
     """
