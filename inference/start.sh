@@ -83,9 +83,11 @@ ensure() {
     count=$(grep -c '^[A-Za-z0-9]' "$lock" || true)
     say WARNING "$2 in $prefix are not the release's: installing from the lock ($count entries). Every start of a replica pays for this; an image built from this lock does not"
     began=$(date +%s)
-    # What is half installed is nobody's lock; and without --no-cache uv would keep every package a second time.
+    # What is half installed is nobody's lock.
     rm -f "$prefix/$1.txt"
-    install --no-cache --no-progress --compile-bytecode --no-deps --require-hashes -r "$lock" || fail "$2 could not be installed: the lines above say why"
+    # A cache would keep every package a second time. Compiling all that is installed takes longer than the start that would
+    # be quicker for it: Python compiles the quarter that it imports.
+    install --no-cache --no-progress --no-deps --require-hashes -r "$lock" || fail "$2 could not be installed: the lines above say why"
     took=$(($(date +%s) - began))
     installing=$((installing + took))
     # Only a whole installation leaves its lock behind.
