@@ -5,6 +5,7 @@ Knows the steps and what to do when one fails; how a result is printed is cli.py
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ from scripts.release import Release
 from scripts.session import Session
 
 PREVIEW_KEY = "the key is not needed for a preview"
+
+SILENCE_SECONDS = 3.0
+NO_ANSWER_YET = "no answer yet: when an app was scaled to zero, a replica starts and loads the model first"
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,23 @@ def restart(session: Session) -> Readiness:
 
 
 def chat(session: Session, question: str, on_text: Callable[[str], None], **options: Any) -> Answer:
-    """Ask the endpoint; on_text gets the answer as it comes. Options: model, max_tokens, temperature."""
-    return session.endpoint.stream_chat(question, on_text, **options)
+    """Ask the endpoint; on_text gets the answer as it comes. Options: model, max_tokens, temperature.
+
+    A person who waits for some seconds is told what for, most likely.
+    """
+    endpoint = session.endpoint
+    waiting = threading.Timer(SILENCE_SECONDS, session.say, [NO_ANSWER_YET])
+    waiting.daemon = True
+
+    def heard(piece: str) -> None:
+        waiting.cancel()
+        on_text(piece)
+
+    waiting.start()
+    try:
+        return endpoint.stream_chat(question, heard, **options)
+    finally:
+        waiting.cancel()
 
 
 def difference(session: Session) -> Difference:

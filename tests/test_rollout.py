@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts import history, rollout
+from scripts import history, rollout, verbs
 from scripts import release as releases
 from scripts.errors import BadInput, InferopsError, Locked, NotFound, ProofFailed
 from scripts.history import Who
@@ -235,6 +235,22 @@ def test_a_deploy_that_ends_while_it_uploads_tells_what_is_in_use(world: World) 
     assert interrupted() == f"release {first} stays in use; {goes_on}"
     assert outcomes(world)[-1][2] == "interrupted"
     assert world.current() == first
+
+
+def test_who_waits_for_an_answer_is_told_what_for(world: World) -> None:
+    behaviour, said, pieces = world.app.behaviour, list[str](), list[str]()
+
+    def say(line: str) -> None:
+        said.append(line)
+        behaviour.open.set()
+
+    with contextlib.closing(open_session(world.root, say)) as session:
+        behaviour.open.clear()
+        verbs.chat(session, "Who are you?", pieces.append)
+        assert said == [verbs.NO_ANSWER_YET]
+        assert pieces
+        verbs.chat(session, "Who are you?", pieces.append)
+    assert said == [verbs.NO_ANSWER_YET]
 
 
 def test_a_history_tells_who_and_from_what(world: World) -> None:

@@ -30,7 +30,7 @@ class Behaviour:
     """What the app answers. answers maps a question to the text.
 
     gateway_failures answers 503 that many times first, refusals as many questions with 429 and a wait of a second.
-    While `open` is not set a GET is held, as by an ingress without a replica that is ready.
+    While `open` is not set a request is held, as by an ingress without a replica that is ready.
     """
 
     release: str = "r1"
@@ -102,6 +102,7 @@ class TinyAppRequest(BaseHTTPRequestHandler):
         behaviour.seen.append(f"POST {self.path}")
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         behaviour.requests.append(request)
+        behaviour.open.wait()
         if self._gateway_fails():
             return
         if not self._has_key() and behaviour.asks_for_key:
