@@ -1,8 +1,8 @@
 """What start.sh ends in: serve.py, with Python's compiled files left beside what is installed and not in the release.
 
 A release is never changed, so nothing may be written into it. What is installed is compiled once: else each start of a
-replica compiles torch, transformers and Gradio anew, five seconds of a core, where the installer has not done it (an
-image's build and start.sh have; `uv pip sync`, by itself, has not).
+replica compiles torch, transformers and Gradio anew, seven seconds of a core, where the installer has not done it (an
+image's build has, `uv pip sync` by itself has not).
 """
 
 import runpy

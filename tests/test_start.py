@@ -145,7 +145,7 @@ def test_the_same_lock_starts_at_once(replica: Replica) -> None:
 
 
 def test_what_is_installed_is_compiled_once_and_a_release_never(replica: Replica) -> None:
-    """Without its compiled file every start compiles an installed module anew: of torch and Gradio five seconds."""
+    """Without its compiled file every start compiles an installed module anew: of torch and Gradio seven seconds."""
     shutil.copy(replica.lock, replica.installed_lock)
     (replica.own_packages / "installed_module.py").touch()
     (replica.release / "inference" / "serve.py").write_text("import cores\nimport installed_module\n", encoding="utf-8")
