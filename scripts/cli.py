@@ -262,7 +262,9 @@ def _print_deployed(as_json: bool, done: Deployed, unchanged: str) -> None:
 @_environment
 @_json
 @_config
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Runs that are shown.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Runs that are shown; --json has all."
+)
 @click.pass_context
 def history(context: click.Context, environment: str, as_json: bool, config: Path | None, limit: int) -> None:
     """Show who put which release into use, when, how it went.
