@@ -44,7 +44,7 @@ stop() {
     say INFO "told to stop: ending"
     if [ -n "$child" ]; then
         kill "$child" 2>/dev/null || true
-        wait "$child" || true
+        wait "$child" 2>/dev/null || true
     fi
     exit 143
 }
