@@ -1,11 +1,14 @@
-"""What start.sh ends in: serve.py, with Python's compiled files left beside what is installed and not in the release.
+"""What start.sh ends in: serve.py, with SIGTERM heard from the first moment, and with what Python compiles left beside
+what is installed, not in the release.
 
 A release is never changed, so nothing may be written into it. What is installed is compiled once: else each start of a
 replica compiles torch, transformers and Gradio anew, seven seconds of a core, where the installer has not done it (an
 image's build has, `uv pip sync` by itself has not).
 """
 
+import os
 import runpy
+import signal
 import sys
 from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
 from pathlib import Path
@@ -20,6 +23,8 @@ class ReleaseLoader(SourceFileLoader):
 
 def main() -> None:
     """Run the serve.py beside this file as the main program."""
+    # serve.py hears it a second or two later; until then process 1 of a container would ignore the request to stop.
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     here = Path(__file__).resolve().parent
     # The finder that an import asks for this entry of sys.path (docs.python.org: sys.path_importer_cache).
     sys.path[0] = str(here)

@@ -210,8 +210,21 @@ def test_an_installation_ends_when_told_to_stop(replica: Replica, wheels: Path) 
                 while asking.recv(4096):
                     """The request for the package; nothing answers it. The end of uv ends it."""
     assert started.returncode == 143
-    assert told.splitlines()[-1].endswith("INFO start: told to stop: ending")
+    assert "INFO start: told to stop: ending" in told
     assert not replica.installed_lock.exists()
+
+
+def test_a_request_to_stop_is_heard_before_the_server_is_imported(replica: Replica) -> None:
+    """143 says that it was heard: process 1 of a container does not end by a signal that nothing hears."""
+    shutil.copy(replica.lock, replica.installed_lock)
+    importing = "import signal\nprint('importing', flush=True)\nsignal.pause()\n"
+    (replica.release / "inference" / "serve.py").write_text(importing, encoding="utf-8")
+    with replica.begin() as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "importing\n"
+        started.terminate()
+        started.communicate(timeout=60)
+    assert started.returncode == 143
 
 
 def test_quantization_on_a_gpu_needs_more(replica: Replica, wheels: Path) -> None:
