@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ensurepip
 import hashlib
 import os
 import shutil
@@ -121,7 +122,11 @@ def with_installer(replica: Replica, installer: str, wheels: Path) -> Replica:
         (tools / "uv").write_text(f'#!/bin/sh\nexec "{uv}" "$@"\n', encoding="utf-8")
         (tools / "uv").chmod(0o755)
         return Replica(replica.release, replica.prefix, f"{tools}:{replica.path}")
-    subprocess.run([replica.prefix / "bin" / "python", "-m", "ensurepip"], check=True, capture_output=True)
+    # The wheel that Python brings along is a zip that Python imports from: quicker than to unpack it for each test.
+    bundled = next((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"), None)
+    if bundled is None:
+        pytest.skip("this Python brings no pip along")
+    (replica.own_packages / "pip.pth").write_text(f"{bundled}\n", encoding="utf-8")
     module = f"import os, sys\nos.execv({uv!r}, [{uv!r}, *sys.argv[1:]])\n"
     write_wheel(wheels, "uv", {"uv/__init__.py": "", "uv/__main__.py": module})
     replica.lock.with_name("uv.txt").write_text(lock_text(wheels, package="uv"), encoding="utf-8")
