@@ -10,15 +10,12 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import translate
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scripts.errors import BadInput, Problem
-
-if TYPE_CHECKING:
-    from pathspec import GitIgnoreSpec
 
 IGNORE_FILE = ".deployignore"
 """Lines as in a .gitignore, in the folder that is sent; they come after DEFAULT_IGNORE, and `!name` takes back."""
@@ -41,7 +38,10 @@ DEFAULT_IGNORE = (
     "*.swp",
     "*~",
 )
-"""What is no part of a bundle anywhere: repositories, environments, caches, secrets, what editors and systems leave."""
+"""What is no part of a bundle anywhere: repositories, environments, caches, secrets, what editors and systems leave.
+Patterns of a name, without a slash."""
+
+_IGNORED_BY_DEFAULT = re.compile("|".join(map(translate, DEFAULT_IGNORE)))
 
 _READ_BYTES = 1024 * 1024
 
@@ -118,7 +118,9 @@ def _files_of(target: str, source: Path, problems: list[Problem]) -> Iterator[tu
         problems.append(_not_a_file(source))
 
 
-def _walk(folder: Path, below: str, ignored: GitIgnoreSpec, problems: list[Problem]) -> Iterator[tuple[str, Path]]:
+def _walk(
+    folder: Path, below: str, ignored: Callable[[str], object], problems: list[Problem]
+) -> Iterator[tuple[str, Path]]:
     """(relative path, local path) of every plain file; what is neither a plain file nor a folder is a problem."""
     try:
         with os.scandir(folder / below) as items:
@@ -129,7 +131,7 @@ def _walk(folder: Path, below: str, ignored: GitIgnoreSpec, problems: list[Probl
     for child in children:
         path = f"{below}/{child.name}" if below else child.name
         is_folder = child.is_dir(follow_symlinks=False)
-        if ignored.match_file(f"{path}/" if is_folder else path):
+        if ignored(f"{path}/" if is_folder else path):
             continue
         if is_folder:
             yield from _walk(folder, path, ignored, problems)
@@ -139,17 +141,22 @@ def _walk(folder: Path, below: str, ignored: GitIgnoreSpec, problems: list[Probl
             problems.append(_not_a_file(folder / path))
 
 
-def _ignored(folder: Path, problems: list[Problem]) -> GitIgnoreSpec:
-    """What is left out of a folder: the defaults, then the lines of its own `.deployignore` if it has one."""
+def _ignored(folder: Path, problems: list[Problem]) -> Callable[[str], object]:
+    """Whether a path in a folder is left out: by the defaults, then by the lines of its own `.deployignore`.
+
+    A path ends with a slash if it is a folder's. What is in a folder that is left out is not asked for.
+    """
+    file = folder / IGNORE_FILE
+    # Not Path.exists, which raises where the folder cannot be looked into: that is told when it is walked.
+    if not os.path.exists(file):  # noqa: PTH110
+        # Most folders have none, and importing the library takes as long as reading a thousand small files.
+        return _is_ignored_by_default
     from pathspec import GitIgnoreSpec
     from pathspec.patterns.gitignore import GitIgnorePatternError
 
-    file = folder / IGNORE_FILE
     lines: list[str] = []
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        pass
     except OSError as error:
         problems.append(_unreadable(file, error))
     except UnicodeDecodeError:
@@ -162,7 +169,11 @@ def _ignored(folder: Path, problems: list[Problem]) -> GitIgnoreSpec:
         except GitIgnorePatternError:
             advice = "Write it as in a .gitignore."
             problems.append(Problem(shown(file), f"line {number}", _printable(line), "is not a pattern", advice))
-    return GitIgnoreSpec.from_lines(sound)
+    return GitIgnoreSpec.from_lines(sound).match_file
+
+
+def _is_ignored_by_default(path: str) -> object:
+    return _IGNORED_BY_DEFAULT.match(path.rstrip("/").rpartition("/")[2])
 
 
 def _read_entry(path: str, local: Path) -> FileEntry:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bundle import FileEntry, read_local
+from scripts.bundle import DEFAULT_IGNORE, IGNORE_FILE, FileEntry, read_local
 from scripts.errors import BadInput
 from tests.folders import write
 
@@ -121,6 +121,24 @@ def test_caches_environments_and_secrets_stay_here(tmp_path: Path) -> None:
     left_out += ["a.pyc", "deep/a.pyo", ".DS_Store", "deep/.serve.py.swp", "serve.py~", ".deployignore"]
     write(tmp_path, {**dict.fromkeys(left_out, b""), "serve.py": b"", "environment": b"", "deep/venv.py": b""})
     assert paths(tmp_path) == ["deep/venv.py", "environment", "serve.py"]
+
+
+def test_the_defaults_mean_the_same_with_a_deployignore_and_without(tmp_path: Path) -> None:
+    """With one, they are read by the library for such files."""
+    names = {
+        f"{before}{pattern.replace('*', star).replace('[cod]', letter)}{after}"
+        for pattern in DEFAULT_IGNORE
+        for star in ("", "a", ".a")
+        for letter in "cx"
+        for before in ("", "b")
+        for after in ("", "c")
+    } - {IGNORE_FILE}
+    without, with_one = tmp_path / "without", tmp_path / "with"
+    for folder in (without, with_one):
+        write(folder, {f"{name}-folder/{name}": b"" for name in names} | {f"{name}/file": b"" for name in names})
+    write(with_one, {IGNORE_FILE: b"# nothing\n"})
+    assert paths(without) == paths(with_one)
+    assert 0 < len(paths(without)) < 2 * len(names)
 
 
 def test_a_deployignore_is_read_as_git_reads_a_gitignore(tmp_path: Path) -> None:
