@@ -14,7 +14,7 @@ from constrain import Constraint, GrammarRefused, Vocabulary, json_options, with
 from generation import ChatRequest, CompletionRequest, EngineLimits, GenerationRequest, RequestRefused
 from rows import Row
 from sampling import Choice
-from text import PromptRefused, PromptRenderer
+from text import ArgumentRefused, PromptRefused, PromptRenderer
 from tools import CallsUnknown, CallSyntax, Function
 
 if TYPE_CHECKING:
@@ -85,7 +85,10 @@ class Admission:
     def _render(self, request: ChatRequest) -> list[int]:
         tools = () if request.tool_choice == "none" else request.tools
         try:
-            return self._renderer.render(self._messages(request), tools)
+            return self._renderer.render(self._messages(request), tools, request.template_arguments)
+        except ArgumentRefused as error:
+            said = f"The model's chat template has no variable `{error.name}` for a request to set."
+            raise RequestRefused(said, f"chat_template_kwargs.{error.name}", "unsupported_parameter") from None
         except PromptRefused as error:
             raise RequestRefused(str(error), "messages", "invalid_messages") from None
 

@@ -89,6 +89,7 @@ def _asked(body: ChatCompletionRequest) -> ChatRequest:
     return ChatRequest(
         **told,
         messages=[message.as_template_reads() for message in body.messages],
+        template_arguments=body.chat_template_kwargs or {},
         tools=tools,
         tool_choice="required" if choice == "function" else choice,
         function=function,

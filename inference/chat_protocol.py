@@ -240,6 +240,7 @@ class ChatCompletionRequest(GenerationBody):
         ),
     ] = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: JsonObject | None = None
 
     # Only the value that asks for nothing.
     functions: Annotated[list[Any], Field(max_length=0)] | None = None

@@ -58,6 +58,8 @@ class ChatRequest(GenerationRequest):
     """Messages that the model's chat template makes a prompt of."""
 
     messages: Sequence[Mapping[str, Any]]
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Variables that the template reads beside the messages and the tools."""
     tools: Sequence[Mapping[str, Any]] = ()
     """Functions that the model may call, as OpenAI's `tools` says them."""
     tool_choice: Literal["auto", "none", "required"] = "auto"

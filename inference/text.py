@@ -5,6 +5,8 @@ Knows the tokenizer and its chat template; knows no model, no batch and no HTTP.
 
 from __future__ import annotations
 
+import inspect
+import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,6 +17,14 @@ from tools import CallsUnknown, CallSyntax, RenderFailed, find_call_syntax
 
 class PromptRefused(Exception):
     """The messages cannot be made a prompt: no chat template, or the template itself refuses them."""
+
+
+class ArgumentRefused(PromptRefused):
+    """The template has no variable of this name for a request to set."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the model's chat template has no variable `{name}` for a request to set")
+        self.name = name
 
 
 class PromptRenderer:
@@ -28,11 +38,19 @@ class PromptRenderer:
         # A tokenizer keeps its padding and truncation as state, so two threads must not encode at the same moment.
         self._lock = threading.Lock()
 
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        arguments: Mapping[str, Any] = {},
+    ) -> list[int]:
         """Token ids of the messages, of the functions that may be called, and of the opening of the assistant's
-        answer. Raises PromptRefused."""
+        answer. arguments are variables of the template. Raises PromptRefused."""
+        foreign = next((name for name in arguments if not self._is_argument(name)), None)
+        if foreign is not None:
+            raise ArgumentRefused(foreign)
         try:
-            text = self._text(messages, tools, True)
+            text = self._text(messages, tools, True, arguments)
         except RenderFailed as error:
             raise PromptRefused(f"the model's chat template refuses these messages: {error}") from None
         # The template writes the opening special tokens itself.
@@ -58,7 +76,22 @@ class PromptRenderer:
             raise self._call_syntax
         return self._call_syntax
 
-    def _text(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], answers: bool) -> str:
+    def _is_argument(self, name: str) -> bool:
+        """Whether the template has the word, and it is neither what the tokenizer fills in nor one of its options."""
+        options = inspect.signature(self._tokenizer.apply_chat_template).parameters
+        if name in (*options, *self._tokenizer.special_tokens_map, "messages") or not name.isidentifier():
+            return False
+        templates = self._tokenizer.chat_template or ""
+        texts = templates.values() if isinstance(templates, dict) else [templates]
+        return any(re.search(rf"\b{name}\b", text) for text in texts)
+
+    def _text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        answers: bool,
+        arguments: Mapping[str, Any] = {},
+    ) -> str:
         from jinja2.exceptions import TemplateError
 
         if not self._tokenizer.chat_template:
@@ -70,6 +103,7 @@ class PromptRenderer:
                     tools=[dict(tool) for tool in tools] or None,
                     add_generation_prompt=answers,
                     tokenize=False,
+                    **arguments,
                 )
             except RecursionError:
                 raise RenderFailed("they are nested too deeply") from None

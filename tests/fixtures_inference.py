@@ -38,7 +38,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] == 'assistant' %}"
     "{{ raise_exception('the assistant cannot begin') }}{% endif %}"
     "<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% if add_generation_prompt %}<|assistant|>{{ answer_begins }}{% endif %}"
 )
 
 SPECIAL_TOKENS = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]

@@ -293,6 +293,16 @@ def test_tokens_that_were_computed_before_are_told(client: openai.OpenAI) -> Non
     assert (again.usage.prompt_tokens_details.cached_tokens or 0) < again.usage.prompt_tokens
 
 
+def test_a_variable_of_the_chat_template_is_set(client: openai.OpenAI) -> None:
+    def prompt_tokens(**body: Any) -> int:
+        answer = client.chat.completions.create(model="default", messages=QUESTION, max_tokens=1, extra_body=body)
+        assert answer.usage is not None
+        return answer.usage.prompt_tokens
+
+    begun = prompt_tokens(chat_template_kwargs={"answer_begins": "the the the"})
+    assert begun > prompt_tokens() == prompt_tokens(chat_template_kwargs={})
+
+
 def test_what_changes_the_choice(client: openai.OpenAI) -> None:
     def ask(**changes: Any) -> str:
         ask_: Any = client.chat.completions.create
@@ -410,6 +420,12 @@ def schema(wanted: dict[str, Any]) -> dict[str, Any]:
             "invalid_value",
         ),
         ({"parallel_tool_calls": True}, "parallel_tool_calls", "invalid_value"),
+        ({"chat_template_kwargs": ["enable_thinking"]}, "chat_template_kwargs", "invalid_value"),
+        (
+            {"chat_template_kwargs": {"answer_begins": "", "enable_thinking": False}},
+            "chat_template_kwargs.enable_thinking",
+            "unsupported_parameter",
+        ),
         ({"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing_required_parameter"),
         (schema({"type": "strin"}), "response_format", "invalid_value"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text import PromptRefused, PromptRenderer, TextStream
+from text import ArgumentRefused, PromptRefused, PromptRenderer, TextStream
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
@@ -92,6 +93,18 @@ def test_messages_become_the_template_s_prompt(tokenizer: Any) -> None:
 def test_messages_that_the_template_refuses(tokenizer: Any) -> None:
     with pytest.raises(PromptRefused, match="refuses these messages: the assistant cannot begin"):
         PromptRenderer(tokenizer).render([{"role": "assistant", "content": "x"}])
+
+
+def test_a_request_sets_what_the_template_reads_and_nothing_else() -> None:
+    thinking = make_tokenizer()
+    thinking.chat_template += "{% if enable_thinking is defined and not enable_thinking %}done thinking{% endif %}"
+    renderer = PromptRenderer(thinking)
+    messages = [{"role": "user", "content": "fox?"}]
+    told = renderer.render(messages, arguments={"enable_thinking": False})
+    assert thinking.decode(told) == thinking.decode(renderer.render(messages)) + "done thinking"
+    for name in ("thinking_budget", "messages", "add_generation_prompt", "tokenize", "pad_token", "", "a|b", "think"):
+        with pytest.raises(ArgumentRefused, match=re.escape(f"`{name}`")):
+            renderer.render(messages, arguments={name: True})
 
 
 def test_a_model_without_a_template() -> None:
