@@ -60,6 +60,8 @@ class Entry:
     ended: str | None = None
     outcome: Outcome | None = None
     detail: str = ""
+    read: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    """The line that it was read from: what only a later version of this program knows is written back as it came."""
 
     def __str__(self) -> str:
         what = f"{self.verb} of release {self.release}" if self.release else self.verb
@@ -68,7 +70,9 @@ class Entry:
 
     def to_json(self) -> dict[str, Any]:
         """The line as a value."""
-        return dataclasses.asdict(self)
+        told = dataclasses.asdict(self)
+        read = told.pop("read")
+        return {**read, **told, "who": {**read.get("who", {}), **told["who"]}}
 
 
 @dataclass(frozen=True)
@@ -191,12 +195,18 @@ def last_use(entries: Sequence[Entry]) -> dict[str, str]:
 def _entry(number: int, line: bytes) -> Entry:
     try:
         value = json.loads(line)
-        return Entry(**{**value, "who": Who(**value["who"])})
-    except (ValueError, KeyError, TypeError):
+        who = Who(**_known(Who, value["who"]))
+        return Entry(**{**_known(Entry, value), "who": who, "read": value})
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InferopsError(
             f"Line {number + 1} of the file {FILE} on the share is not a run's record.",
             "Something else wrote it. Correct the line, or delete the file: it holds the history alone.",
         ) from None
+
+
+def _known(kind: type[Who] | type[Entry], value: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: each for name, each in value.items() if name in names}
 
 
 def _write(share: ShareClient, lock: Lock, entries: Sequence[Entry]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -379,6 +380,19 @@ def test_a_run_that_died_is_noted_by_the_next(world: World) -> None:
     world.change(2)
     second = deploy(world.session)
     assert outcomes(world)[1:] == [("deploy", "dead", "cut off"), ("deploy", second, "proven")]
+
+
+def test_what_a_later_version_wrote_into_the_history_is_kept(world: World) -> None:
+    """A commit that is reverted takes the program back, not what it has written."""
+    deployed(world, 1)
+    file = world.folder / history.FILE
+    line = json.loads(file.read_text())
+    line["approved_by"], line["who"]["team"] = "somebody", "ours"
+    file.write_text(json.dumps(line) + "\n")
+    world.change(2)
+    deploy(world.session)
+    assert json.loads(file.read_text().splitlines()[0]) == line
+    assert history.read(world.share, None)[0].who.name == line["who"]["name"]
 
 
 def test_a_history_that_is_none_is_an_error_with_its_line(world: World) -> None:
