@@ -19,7 +19,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import PurePosixPath
 from types import TracebackType
 
 from scripts import files
@@ -93,15 +92,13 @@ class _Upload:
         with _Requests(self._share) as requests:
             for entry in self._plan.removed:
                 requests.submit(0, partial(share_module.delete_file, requests.share, join(self._folder, entry.path)))
-        kept = {parent for entry in self._wanted + self._plan.unchanged for parent in _parents(entry)}
-        emptied = {parent for entry in self._plan.removed for parent in _parents(entry)} - kept
+        emptied = _folders(self._plan.removed) - _folders(self._wanted + self._plan.unchanged)
         for folder in sorted(emptied, key=lambda folder: folder.count("/"), reverse=True):
             share_module.delete_empty_folder(self._share, join(self._folder, folder))
 
     def make_folders(self) -> None:
         """The folder, and those below it that get a file; not those that hold one already."""
-        wanted = {parent for entry in self._wanted for parent in _parents(entry)}
-        there = {parent for entry in self._plan.unchanged + self._plan.changed for parent in _parents(entry)}
+        wanted, there = _folders(self._wanted), _folders(self._plan.unchanged + self._plan.changed)
         if not (self._plan.unchanged or self._plan.changed):
             share_module.make_folders(self._share, [self._folder])
         share_module.make_folders(self._share, (join(self._folder, path) for path in wanted - there), self._folder)
@@ -350,9 +347,15 @@ class _Requests:
             self._changed.notify_all()
 
 
-def _parents(entry: FileEntry) -> Iterator[str]:
-    """The folders above a file, without the root."""
-    return (str(parent) for parent in PurePosixPath(entry.path).parents if parent.name)
+def _folders(entries: Iterable[FileEntry]) -> set[str]:
+    """The folders above the files, without the root."""
+    found: set[str] = set()
+    for entry in entries:
+        folder = entry.path.rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return found
 
 
 def _ranges_of(file: LocalFile) -> Iterator[bytes]:
