@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
@@ -97,6 +97,17 @@ def shown(path: Path) -> str:
     """A path as the person knows it: from where the command runs, and whole when it lies elsewhere."""
     here = Path.cwd()
     return _printable(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
+def folders_above(paths: Iterable[str]) -> set[str]:
+    """Every folder on the way to one of the files, without the root."""
+    found: set[str] = set()
+    for path in paths:
+        folder = path.rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return found
 
 
 def _files_of(target: str, source: Path, problems: list[Problem]) -> Iterator[tuple[str, Path]]:
@@ -208,14 +219,10 @@ def _name_problems(path: str, local: Path) -> Iterator[Problem]:
             yield problem(name, "the name ends with a dot or a space, which Azure Files drops")
 
 
-def _case_collisions(files: Iterable[LocalFile]) -> Iterator[Problem]:
+def _case_collisions(files: Sequence[LocalFile]) -> Iterator[Problem]:
     """Names on the share are case-insensitive: two that differ only in case would be one, folders included."""
-    names: set[str] = set()
-    for file in files:
-        name = file.entry.path
-        while name and name not in names:
-            names.add(name)
-            name = name.rpartition("/")[0]
+    paths = [file.entry.path for file in files]
+    names = {*paths, *folders_above(paths)}
     if len({name.casefold() for name in names}) == len(names):
         return
     spellings: dict[str, dict[str, Path]] = {}

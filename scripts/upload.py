@@ -23,7 +23,7 @@ from types import TracebackType
 
 from scripts import files
 from scripts import share as share_module
-from scripts.bundle import FileEntry, LocalFile, shown
+from scripts.bundle import FileEntry, LocalFile, folders_above, shown
 from scripts.errors import CloudError, InferopsError
 from scripts.files import ShareClient
 from scripts.progress import Counter, Progress
@@ -348,14 +348,7 @@ class _Requests:
 
 
 def _folders(entries: Iterable[FileEntry]) -> set[str]:
-    """The folders above the files, without the root."""
-    found: set[str] = set()
-    for entry in entries:
-        folder = entry.path.rpartition("/")[0]
-        while folder and folder not in found:
-            found.add(folder)
-            folder = folder.rpartition("/")[0]
-    return found
+    return folders_above(entry.path for entry in entries)
 
 
 def _ranges_of(file: LocalFile) -> Iterator[bytes]:
