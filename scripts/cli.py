@@ -57,14 +57,14 @@ def inferops(context: click.Context, root: Path) -> None:
     context.obj = root.resolve()
 
 
-def main() -> NoReturn:
-    """The command's entry point."""
+def main() -> int:
+    """Runs the command, and tells of whatever goes wrong; returns the exit code."""
     # A runner that is stopped sends SIGTERM: it ends a verb as Ctrl-C does, with everything put back.
     signal.signal(signal.SIGTERM, _interrupt)
     as_json = "--json" in sys.argv
     try:
         # Without standalone mode click returns the code of an early exit, and nothing (None) of a verb that ended.
-        code = inferops.main(standalone_mode=False) or 0
+        code: int = inferops.main(standalone_mode=False) or 0
     except click.ClickException as wrong:
         wrong.show()
         if as_json:
@@ -79,7 +79,7 @@ def main() -> NoReturn:
         code = 1
     except Exception as error:
         code = _failed(error, as_json)
-    sys.exit(code)
+    return code
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

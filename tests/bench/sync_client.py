@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from scripts import share as shares
 from scripts import upload
+from scripts.__main__ import end
 from scripts.bundle import FileEntry, LocalFile, read_local
 from scripts.file_credentials import AccountKey
 from scripts.files import ShareClient
@@ -92,3 +93,4 @@ def _list(share: ShareClient, folder: str, local: tuple[LocalFile, ...]) -> None
 
 if __name__ == "__main__":
     print(json.dumps(run(Job(**json.loads(sys.argv[1])))))
+    end(0)  # as the command does
