@@ -12,6 +12,10 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Runs the command and exits with its code; 130 when it is interrupted while it is being loaded."""
+    # A stream that the shell has closed (`2>&-`) is None, and nobody who writes to it expects that.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123,SIM115 (pathlib is not imported yet; held to the end)
     try:
         from scripts.cli import main as run
 
@@ -27,9 +31,8 @@ def end(code: int) -> NoReturn:
     end: what has to be put back is put back by its `with`.
     """
     try:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # as it is where the shell has closed it
-                stream.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
     except OSError:
         sys.exit(code)  # tells of output that cannot be written, as Python does
     os._exit(code)

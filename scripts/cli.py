@@ -8,6 +8,7 @@ failed, 2 bad input and nothing was changed, 3 there are changes, 4 the proof fa
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -91,7 +92,9 @@ def _failed(error: Exception, as_json: bool) -> int:
     from scripts.errors import BadInput, InferopsError
     from scripts.github import current_job
 
-    if not isinstance(error, InferopsError):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error = InferopsError(f"There is no room left where this writes: {error}.", "Make room, and run it again.")
+    elif not isinstance(error, InferopsError):
         error = _unexpected(error)
     job = current_job()
     if isinstance(error, BadInput):
@@ -100,7 +103,9 @@ def _failed(error: Exception, as_json: bool) -> int:
         job.annotate_error(error, sys.stderr)
     sys.stderr.write(f"{error}\n")
     if as_json:
-        _print_error(error.message, error.details, error.next_step)
+        # It may be stdout that cannot be written.
+        with contextlib.suppress(OSError):
+            _print_error(error.message, error.details, error.next_step)
     return error.exit_code
 
 
@@ -113,11 +118,16 @@ def _unexpected(error: Exception) -> InferopsError:
     """A defect of ours: the person gets a sentence and a file to send us, not a traceback."""
     from scripts.errors import InferopsError
 
-    with tempfile.NamedTemporaryFile("w", prefix="inferops-", suffix=".txt", delete=False) as report:
-        report.write("".join(traceback.format_exception(error)))
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="inferops-", suffix=".txt", delete=False) as report:
+            report.write("".join(traceback.format_exception(error)))
+        evidence = f"the file {report.name}"
+    except OSError:  # there is no folder for such files, or no room
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        evidence = f"the place where it happened, {place.filename}, line {place.lineno}"
     return InferopsError(
         f"Something unexpected happened: {type(error).__name__}: {error}",
-        f"This is a defect of inferops. Please report it with the file {report.name}.",
+        f"This is a defect of inferops. Please report it with {evidence}.",
     )
 
 

@@ -165,6 +165,24 @@ def test_another_folder_is_not_taken_for_the_repository(root: Path, arguments: t
     assert "bicep" not in result.stderr
 
 
+@pytest.mark.parametrize("arguments", [("--help",), ("environments", "--json"), ("status", "nowhere", "--json")])
+def test_output_that_cannot_be_written_is_said_and_taken_for_no_defect(root: Path, arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [str(COMMAND), *arguments], cwd=root, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert result.returncode != 0
+    assert "defect" not in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "room" in result.stderr or "'nowhere'" in result.stderr
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_stream_that_the_shell_has_closed_is_no_failure(root: Path, closed: int) -> None:
+    line = f"exec {COMMAND} environments {closed}>&-"
+    assert subprocess.run(["bash", "-c", line], cwd=root, capture_output=True, timeout=60).returncode == 0
+
+
 def test_a_question_whose_bytes_are_no_text_is_a_usage_error(root: Path) -> None:
     assert run(root, "chat", "local", "\udcff").returncode == 2
 
