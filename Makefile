@@ -10,10 +10,14 @@ AZURE_CLI_VERSION := 2.91.0
 AZCOPY_VERSION := 10.32.2
 # The person's own uv, else one that belongs to this folder.
 UV := $(shell { uv --version >/dev/null 2>&1 && command -v uv; } || echo .uv/bin/uv)
+INSTALL_UV := pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/uv.txt
 LOCK := $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 QUESTION ?= What is a LoRA adapter?
 
 export UV_PYTHON_DOWNLOADS := never
+# What a shell may forbid: the processes started here, hundreds in the suite, import the same modules, and each would compile
+# them anew for a second or for ten. (Into a release nothing is written all the same: inference/start.py.)
+unexport PYTHONDONTWRITEBYTECODE
 # The tests of workflows and of start.sh type `uv` as a runner and an image do.
 export PATH := $(abspath .uv/bin):$(PATH)
 
@@ -89,7 +93,7 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml | $(UV)
 	@touch $@
 
 .uv/bin/uv:
-	@echo "Bringing uv $(UV_VERSION) into .uv ..."
-	@$(PYTHON) -m venv .uv 2>/dev/null && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) \
-	 || { rm -rf .uv; $(PYTHON) -m pip install --quiet --disable-pip-version-check --prefix .uv uv==$(UV_VERSION); } \
-	 || { rm -rf .uv; echo "uv could not be installed: $(PYTHON) has neither venv nor pip. Install one (Debian: apt install python3-venv) or uv itself." >&2; exit 1; }
+	@echo "Bringing uv into .uv, as locked ..."
+	@$(PYTHON) -m venv .uv 2>/dev/null && .uv/bin/python -m $(INSTALL_UV) \
+	 || { rm -rf .uv; $(PYTHON) -m $(INSTALL_UV) --ignore-installed --prefix .uv; } \
+	 || { rm -rf .uv; echo "uv could not be installed: the lines above say why. Where $(PYTHON) has neither venv nor pip, install one (Debian: apt install python3-venv) or uv itself." >&2; exit 1; }
