@@ -260,3 +260,16 @@ def test_actionlint_finds_nothing() -> None:
     command = shutil.which("actionlint") or str(ROOT / ".local/bin/actionlint")
     result = subprocess.run([command, *map(str, WORKFLOWS.glob("*.yml"))], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
+
+
+def test_a_button_never_takes_the_place_of_another_that_waits() -> None:
+    """GitHub keeps one waiting run of a group: the next one of the same group cancels it."""
+    text = _workflows()["operate.yml"]["concurrency"]["group"]
+    (options,) = re.findall(r"options: \[(.+)\]", (WORKFLOWS / "operate.yml").read_text())
+    groups = [
+        text.replace("${{ inputs.environment }}", environment).replace("${{ inputs.verb }}", verb)
+        for environment in ("dev", "prod")
+        for verb in options.split(", ")
+    ]
+    assert len(set(groups)) == len(groups)
+    assert _workflows()["main.yml"]["concurrency"]["group"] not in groups
