@@ -190,9 +190,22 @@ class Clients:
         identity that may not list keys uses its token, for which it needs Storage File Data Privileged Contributor, and
         to change anything the right to lease the share (lock.py).
         """
-        address = self.cloud.file_endpoint.format(account=account)
         credential = self._given_key_or_signature(account) or self._key_or_token(account)
-        return self._keep(ShareClient(address, share_name, credential, self.cloud.certificate))
+        return self._keep(self._share(account, share_name, credential))
+
+    def check_share_can_be_opened(self, account: str | None) -> None:
+        """Raise BadInput for what the process environment has that no share can be opened with; contacts nothing.
+
+        For whoever changes other things before the share is opened. account is None as long as it is not known.
+        """
+        account = account or self._variables.get(ACCOUNT_VARIABLE) or "ACCOUNT"
+        # What would be fetched otherwise has no part in the check.
+        credential = self._given_key_or_signature(account) or AccountKey(account, "")
+        self._share(account, "SHARE", credential).close()
+
+    def _share(self, account: str, share_name: str, credential: FileCredential) -> ShareClient:
+        address = self.cloud.file_endpoint.format(account=account)
+        return ShareClient(address, share_name, credential, self.cloud.certificate)
 
     def _given_key_or_signature(self, account: str) -> FileCredential | None:
         if self._variables.get(ACCOUNT_VARIABLE, account) != account:

@@ -39,7 +39,7 @@ class FileCredential(Protocol):
 
 
 class AccountKey:
-    """Shared Key: a signature of the whole request. Raises BadInput for a key that is none."""
+    """Shared Key: a signature of the whole request. Raises BadInput for text that cannot be a key."""
 
     query = ""
 
@@ -52,7 +52,7 @@ class AccountKey:
         try:
             self._key = base64.b64decode(key, validate=True)
         except (binascii.Error, ValueError):
-            what = f"the key of the storage account {account} is not one: it is no base64"
+            what = f"the key of the storage account {account} is not valid base64"
             next_step = f"Take one from: az storage account keys list --account-name {account}"
             raise BadInput([Problem(None, "AZURE_STORAGE_KEY", None, what, next_step)]) from None
 
@@ -95,7 +95,7 @@ class AccessSignature:
     def __init__(self, signature: str) -> None:
         self.query = signature.strip().lstrip("?")
         if "sig=" not in self.query or not self.query.isascii() or not self.query.isprintable() or " " in self.query:
-            what = "this is no shared access signature: it has no sig=, or characters that no address can carry"
+            what = "this is not a shared access signature: it has no sig=, or characters that no address can carry"
             next_step = "Take it as it was made: sv=...&sig=..."
             raise BadInput([Problem(None, "AZURE_STORAGE_SAS_TOKEN", None, what, next_step)])
 

@@ -55,6 +55,7 @@ def provision(session: Session) -> Provisioned:
     """Bring the resources to what template and parameters say, and see that what served before still serves."""
     given = _given_keys(session)
     present = _present(session)
+    session.clients.check_share_can_be_opened(present.storage_account_name if present else None)
     held = _held_keys(session, present)
     asked = _asked_keys(session, given, held)
     request = _request(session, asked)

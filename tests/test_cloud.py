@@ -298,6 +298,37 @@ def test_a_key_that_is_wrong_is_refused_and_one_for_another_account_is_not_used(
         assert clients.share(share.account, share.name).get_file("hello")[0] == b"hello"
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"AZURE_STORAGE_KEY": "not base64!"}, "AZURE_STORAGE_KEY"),
+        ({"AZURE_STORAGE_SAS_TOKEN": "sv=2026"}, "AZURE_STORAGE_SAS_TOKEN"),
+        ({"HTTPS_PROXY": "socks5://127.0.0.1:1"}, "HTTPS_PROXY"),
+        ({"REQUESTS_CA_BUNDLE": "/no/such/file"}, "REQUESTS_CA_BUNDLE"),
+    ],
+)
+@pytest.mark.parametrize("account", ["ours", None])
+def test_what_cannot_open_a_share_is_told_before_there_is_one(
+    local: Environment, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str, account: str | None
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with cloud.connect(dataclasses.replace(local, cloud="azure")) as clients:
+        with pytest.raises(errors.BadInput, match=said) as caught:
+            clients.check_share_can_be_opened(account)
+        assert len(caught.value.problems) == 1
+
+
+def test_a_key_for_another_account_and_a_proxy_for_other_addresses_do_not_matter(
+    local: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "ours.file.core.windows.net")
+    variables = {"AZURE_STORAGE_KEY": "not base64!", "AZURE_STORAGE_ACCOUNT": "another"}
+    with cloud.connect(dataclasses.replace(local, cloud="azure"), variables=variables) as clients:
+        clients.check_share_can_be_opened("ours")
+
+
 def test_a_signature_that_has_ended_is_told_so(share_owner: cloud.Clients, share: Share) -> None:
     yesterday = datetime.now(timezone.utc) - timedelta(days=1)
     allowed, key = AccountSasPermissions(read=True), share_owner.account_key(share.account)

@@ -141,6 +141,12 @@ def test_named_keys_alone_do_not_make_an_endpoint(world: World) -> None:
     assert "INFERENCE_API_KEY: the endpoint's key is not set" in result.stderr
 
 
+def test_a_key_that_cannot_open_the_share_is_refused_before_anything_happens(world: World) -> None:
+    result = world.run("provision", "local", code=2, AZURE_STORAGE_KEY="not base64!")
+    assert "AZURE_STORAGE_KEY" in result.stderr
+    assert "inferops provision local" in world.run("status", "local", code=1).stderr
+
+
 def test_provision_makes_the_resources(world: World) -> None:
     named = "\n".join(f"{name}={key}" for name, key in NAMED_KEYS.items())
     result = world.run("provision", "local", "--json", INFERENCE_API_KEYS=named)
