@@ -15,6 +15,7 @@ import yaml
 
 from scripts import history, rollout, verbs
 from scripts import release as releases
+from scripts import share as shares
 from scripts.errors import BadInput, InferopsError, Locked, NotFound, ProofFailed
 from scripts.history import Who
 from scripts.lock import Lock
@@ -401,6 +402,22 @@ def test_a_history_that_is_none_is_an_error_with_its_line(world: World) -> None:
         file.write("not a record\n")
     with pytest.raises(Exception, match=r"Line 2 of the file releases/history\.jsonl"):
         history.of(world.share)
+
+
+def test_a_history_that_one_request_could_not_carry_forgets_its_oldest_runs(world: World) -> None:
+    deployed(world, 1)
+    file = world.folder / history.FILE
+    line = json.loads(file.read_text())
+    length, count = 8192, shares.RANGE_BYTES // 8192
+    shortest = len(json.dumps(line | {"detail": ""})) + 1
+    lines = [json.dumps(line | {"detail": str(number).ljust(length - shortest)}) for number in range(count)]
+    file.write_text("".join(f"{line}\n" for line in lines))
+    assert file.stat().st_size == shares.RANGE_BYTES
+    world.change(2)
+    now = deploy(world.session)
+    assert outcomes(world)[-1] == ("deploy", now, "proven")
+    kept = [run.detail.strip() for run in history.read(world.share, None)]
+    assert kept == [*map(str, range(1, count)), ""]
 
 
 def test_the_commit_of_a_checkout_with_changes_is_marked(world: World) -> None:
