@@ -7,18 +7,21 @@ Knows no container app.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from scripts import share as share_module
 from scripts.bundle import FileEntry
 from scripts.errors import BadInput, InferopsError, Problem
 from scripts.files import ShareClient
-from scripts.progress import Progress
+from scripts.progress import Counter, Progress
 from scripts.release import ADAPTERS, MANIFEST, RELEASES, Release
 
 
@@ -53,9 +56,9 @@ def pull(
     """Write the release into the folder: its code, its lock and release.json; returns what was written.
 
     with_adapters brings the folders under adapters/ as well, where they stand on the share; those that a fine-tuning
-    wrote have no hashes and stay, for each of which say gets a sentence. Raises BadInput when the folder is not empty,
-    InferopsError when a file on the share is not what its hash says or this machine cannot write; the folder is then as
-    it was.
+    wrote have no hashes and stay, for each of which say gets a sentence. progress is called from the threads that read,
+    one call at a time. Raises BadInput when the folder is not empty, InferopsError when a file on the share is not what
+    its hash says or this machine cannot write; the folder is then as it was, as it is after an interruption.
     """
     check_empty(folder)
     wanted = {f"{RELEASES}/{release.id}/{entry.path}": entry for entry in release.files}
@@ -73,24 +76,24 @@ def pull(
         target.parent.mkdir(parents=True, exist_ok=True)
         # A folder that is there stays the same one: somebody may be in it, and it may be all that may be written.
         above = target if is_there else target.parent
-        partial = Path(tempfile.mkdtemp(dir=above, prefix=f".{target.name}."))
+        unfinished = Path(tempfile.mkdtemp(dir=above, prefix=f".{target.name}."))
     except OSError as error:
         raise _unwritable(folder, error) from None
     try:
-        _download_all(share, wanted, partial, progress)
+        _download_all(share, wanted, unfinished, progress)
         manifest = share_module.read_small_file(share, f"{RELEASES}/{release.id}/{MANIFEST}")
         if manifest is None:
             raise InferopsError(f"Release {release.id} has gone meanwhile.", "Name another one.")
-        (partial / MANIFEST).write_bytes(manifest.content)
+        (unfinished / MANIFEST).write_bytes(manifest.content)
         if is_there:
-            _move_children(partial, target)
+            _move_children(unfinished, target)
         else:
-            partial.chmod(0o755)  # mkdtemp makes it the owner's alone
-            partial.replace(target)
+            unfinished.chmod(0o755)  # mkdtemp makes it the owner's alone
+            unfinished.replace(target)
     except OSError as error:
         raise _unwritable(folder, error) from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return tuple(wanted.values())
 
 
@@ -111,15 +114,15 @@ def _uploaded_models(share: ShareClient, release: Release, say: Callable[[str], 
 
 
 def _move_children(source: Path, target: Path) -> None:
-    """Move what lies in one folder into another, all of it or, when that fails, nothing."""
-    moved: list[str] = []
+    """Move what lies in one folder into another, all of it or, when that fails or is interrupted, nothing."""
+    names = sorted(path.name for path in source.iterdir())
     try:
-        for name in sorted(path.name for path in source.iterdir()):
+        for name in names:
             (source / name).rename(target / name)
-            moved.append(name)
-    except OSError:
-        for name in moved:
-            (target / name).rename(source / name)
+    except BaseException:
+        for name in names:
+            if not (source / name).exists():
+                (target / name).rename(source / name)
         raise
 
 
@@ -129,28 +132,36 @@ def _download_all(
     target: Path,
     progress: Callable[[Progress], None] | None,
 ) -> None:
-    total = sum(entry.bytes for entry in wanted.values())
-    done_bytes = 0
+    """Raises the first failure, or interruption, once every request that is under way has ended; begins no other."""
+    counter = Counter(len(wanted), sum(entry.bytes for entry in wanted.values()), progress)
+    ended = threading.Event()
 
-    def download(item: tuple[str, FileEntry]) -> FileEntry:
-        path, entry = item
-        _download(share, path, entry, target / entry.path)
-        return entry
+    def seconds_left() -> float:
+        if ended.is_set():
+            raise CancelledError
+        return math.inf
 
-    with ThreadPoolExecutor(share_module.PARALLEL_REQUESTS) as pool:
-        for done, entry in enumerate(pool.map(download, wanted.items()), start=1):
-            done_bytes += entry.bytes
-            if progress:
-                progress(Progress(done, len(wanted), done_bytes, total, entry.path))
+    download = partial(_download, share.within(seconds_left), target, counter)
+    with ThreadPoolExecutor(share_module.PARALLEL_REQUESTS, thread_name_prefix="pull") as pool:
+        try:
+            for done in as_completed([pool.submit(download, path, entry) for path, entry in wanted.items()]):
+                done.result()
+        except BaseException:
+            ended.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _download(share: ShareClient, path: str, entry: FileEntry, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _download(share: ShareClient, target: Path, counter: Counter, path: str, entry: FileEntry) -> None:
+    """One file, which lies below the target as its entry says."""
+    file = target / entry.path
+    file.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    with target.open("wb") as stream:
+    with file.open("wb") as stream:
         for chunk in share_module.read_in_ranges(share, path):
             digest.update(chunk)
             stream.write(chunk)
+            counter.add(entry.path, len(chunk), sent_bytes=len(chunk))
     if digest.hexdigest() != entry.sha256:
         parts = path.split("/")
         # releases/<id> or adapters/<name>/<hash>
@@ -160,6 +171,7 @@ def _download(share: ShareClient, path: str, entry: FileEntry, target: Path) -> 
             f"If the release in use is or uses {folder}, put another one into use (inferops rollback). Then deploy "
             "again from the commit of the one that was damaged, which makes the folder whole.",
         )
+    counter.add(entry.path, 0, files=1)
 
 
 def _is_within(path: str) -> bool:
