@@ -9,9 +9,9 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from access_log import note
 from api_errors import ApiError, of_answer, of_engine
@@ -101,18 +101,28 @@ async def _cancel_on_disconnect(request: Request, stream: Stream) -> None:
     stream.cancel()
 
 
+class Pieces(Protocol):
+    """One answer's events -> its pieces of the stream."""
+
+    text_only: Choice | None
+    """What each piece before the end is but for its text, which is empty here; None when there may be others."""
+
+    def of(self, event: Event) -> Iterable[Choice]:
+        """The pieces that this event adds."""
+
+
 def stream_response(
     stream: Stream,
     beginning: dict[str, Any],
     *,
     first: Sequence[Choice],
-    pieces: Callable[[Event], Iterable[Choice]],
+    answers: Sequence[Pieces],
     n: int,
     with_usage: bool,
     keep_alive_seconds: float,
 ) -> Response:
-    """The answers piece by piece: `first`, then the `pieces` of every event. Each begins with `beginning`."""
-    events = _server_sent_events(stream, beginning, first, pieces, n, with_usage, keep_alive_seconds)
+    """The answers piece by piece: `first`, then the pieces of every event. Each begins with `beginning`."""
+    events = _server_sent_events(stream, beginning, first, answers, n, with_usage, keep_alive_seconds)
     # A proxy that collects the stream would make it useless.
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
@@ -122,36 +132,66 @@ async def _server_sent_events(
     stream: Stream,
     beginning: dict[str, Any],
     first: Sequence[Choice],
-    pieces: Callable[[Event], Iterable[Choice]],
+    answers: Sequence[Pieces],
     n: int,
     with_usage: bool,
     keep_alive_seconds: float,
-) -> AsyncIterator[bytes]:
+) -> AsyncIterator[str]:
     """https://html.spec.whatwg.org/multipage/server-sent-events.html, with a comment when nothing comes for a while:
-    ingresses close silent connections. Leaving the iterator stops the computing."""
-    no_usage = {"usage": None} if with_usage else {}
+    ingresses close silent connections. What is due together is one write. Leaving the iterator stops the computing."""
+    writer = _PieceWriter(beginning, answers, with_usage)
     finished: list[Finished] = []
     try:
-        for choice in first:
-            yield _event({**beginning, "choices": [choice], **no_usage})
+        due = "".join(map(writer.piece, first))
         while len(finished) < len(stream.generations):
-            event = await stream.next(keep_alive_seconds)
-            if event is None:
-                yield b": keep-alive\n\n"
-                continue
-            if isinstance(event, Finished):
-                if error := of_answer(event):
-                    yield _event({"error": error.error.model_dump()})
-                    return
-                finished.append(event)
-            for choice in pieces(event):
-                yield _event({**beginning, "choices": [choice], **no_usage})
+            if due:
+                yield due
+            events = await stream.take(keep_alive_seconds)
+            due = "" if events else ": keep-alive\n\n"
+            for event in events:
+                if isinstance(event, Finished):
+                    if error := of_answer(event):
+                        yield due + _event({"error": error.error.model_dump()})
+                        return
+                    finished.append(event)
+                due += writer.pieces(event)
         if with_usage:
-            yield _event({**beginning, "choices": [], "usage": usage(finished, n).model_dump()})
-        yield b"data: [DONE]\n\n"
+            due += _event({**beginning, "choices": [], "usage": usage(finished, n).model_dump()})
+        yield f"{due}data: [DONE]\n\n"
     finally:
         stream.cancel()
 
 
-def _event(document: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(document, separators=(',', ':'))}\n\n".encode()
+class _PieceWriter:
+    """Writes pieces as events. Two pieces of text differ in their text: the rest of them is put into JSON once, for
+    every microsecond of a token is taken from the threads that compute the next ones."""
+
+    def __init__(self, beginning: dict[str, Any], answers: Sequence[Pieces], with_usage: bool) -> None:
+        self._begin = f'data: {_json(beginning)[:-1]},"choices":['
+        self._end = '],"usage":null}\n\n' if with_usage else "]}\n\n"
+        self._answers = answers
+        self._around_text = [self._around(answer.text_only) for answer in answers]
+
+    def _around(self, text_only: Choice | None) -> tuple[str, str] | None:
+        if text_only is None:
+            return None
+        before, after = _json(text_only).split('""')
+        return self._begin + before, after + self._end
+
+    def piece(self, choice: Choice) -> str:
+        """One piece."""
+        return f"{self._begin}{_json(choice)}{self._end}"
+
+    def pieces(self, event: Event) -> str:
+        """The pieces that an event adds."""
+        around = self._around_text[event.choice]
+        if around is None or isinstance(event, Finished):
+            return "".join(map(self.piece, self._answers[event.choice].of(event)))
+        return f"{around[0]}{json.dumps(event.text)}{around[1]}" if event.text else ""
+
+
+_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _event(document: dict[str, Any]) -> str:
+    return f"data: {_json(document)}\n\n"

@@ -40,13 +40,13 @@ def chat_routes(engine: Engine, about: About) -> APIRouter:
         by_newer_name = {"max_tokens": "max_completion_tokens"} if body.max_completion_tokens is not None else {}
         stream = await submit(engine, asked, request, by_newer_name)
         beginning = head("chatcmpl", stream, about)
-        answers = [_Deltas(number, stream) for number in range(asked.answers)]
+        answers = [_Deltas(number, stream, asked.logprobs) for number in range(asked.answers)]
         if body.stream:
             return stream_response(
                 stream,
                 {**beginning, "object": "chat.completion.chunk"},
                 first=[_choice(number, {"role": "assistant", "content": ""}) for number in range(asked.answers)],
-                pieces=lambda event: answers[event.choice].of(event),
+                answers=answers,
                 n=asked.n,
                 with_usage=body.with_usage,
                 keep_alive_seconds=about.keep_alive_seconds,
@@ -112,9 +112,10 @@ def _check_results_have_calls(body: ChatCompletionRequest) -> None:
 class _Deltas:
     """One answer's events -> its pieces of the stream."""
 
-    def __init__(self, number: int, stream: Stream) -> None:
+    def __init__(self, number: int, stream: Stream, logprobs: int | None) -> None:
         self.number = number
         self._reader = CallReader(stream.calls) if stream.calls else None
+        self.text_only = _choice(number, {"content": ""}) if self._reader is None and logprobs is None else None
         self._logprobs: list[ChatTokenLogprob] = []
 
     def of(self, event: Event) -> Iterable[Choice]:

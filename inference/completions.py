@@ -30,13 +30,13 @@ def completion_routes(engine: Engine, about: About) -> APIRouter:
         asked = _asked(body, min(DEFAULT_TOKENS, engine.limits.max_new_tokens))
         stream = await submit(engine, asked, request)
         beginning = head("cmpl", stream, about)
-        answers = [_Pieces(number, stream) for number in range(asked.answers)]
+        answers = [_Pieces(number, stream, asked.logprobs) for number in range(asked.answers)]
         if body.stream:
             return stream_response(
                 stream,
                 {**beginning, "object": "text_completion"},
                 first=[piece for each in answers for piece in each.prompt()],
-                pieces=lambda event: answers[event.choice].of(event),
+                answers=answers,
                 n=asked.n,
                 with_usage=body.with_usage,
                 keep_alive_seconds=about.keep_alive_seconds,
@@ -71,8 +71,9 @@ def _asked(body: CompletionBody, default_tokens: int) -> CompletionRequest:
 class _Pieces:
     """One answer's events -> its pieces of the stream, or the whole of it."""
 
-    def __init__(self, number: int, stream: Stream) -> None:
+    def __init__(self, number: int, stream: Stream, logprobs: int | None) -> None:
         self.number = number
+        self.text_only = self._choice("") if logprobs is None else None
         self._prompt = stream.prompts[number]
         self._offset = len(self._prompt)
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")

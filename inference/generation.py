@@ -144,42 +144,55 @@ class Stream:
         """The text of each answer's prompt, when the request wants it repeated."""
         self.calls = calls
         """How this model writes tool calls, when it was given tools."""
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._open = len(self.generations)
         self._cancel = cancel
+        self._events: list[Event] = []
+        self._wanted: asyncio.Future[None] | None = None
+        self._patient_until = math.inf
+        self._timer: asyncio.TimerHandle | None = None
 
-    def __aiter__(self) -> AsyncIterator[Event]:
-        return self
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        open_answers = len(self.generations)
+        while open_answers:
+            for event in await self.take():
+                open_answers -= isinstance(event, Finished)
+                yield event
 
-    async def __anext__(self) -> Event:
-        event = await self.next(None)
-        if event is None:
-            raise StopAsyncIteration
-        return event
-
-    async def next(self, timeout_seconds: float | None) -> Event | None:
-        """The next event; None after the last one, and when none comes within the time (then call again)."""
-        if not self._open:
-            return None
-        try:
-            event = self._events.get_nowait()
-        except asyncio.QueueEmpty:
-            try:
-                event = await asyncio.wait_for(self._events.get(), timeout_seconds)
-            except asyncio.TimeoutError:
-                return None
-        if isinstance(event, Finished):
-            self._open -= 1
-        return event
+    async def take(self, timeout_seconds: float | None = None) -> Sequence[Event]:
+        """The events that have come since the last time, or else the next ones; none when none comes within the time.
+        After the last one it waits for ever."""
+        if not self._events:
+            loop = asyncio.get_running_loop()
+            self._wanted = loop.create_future()
+            if timeout_seconds is not None:
+                self._patient_until = loop.time() + timeout_seconds
+                # One that rings too early is set anew then: each token would set and take back one of its own.
+                self._timer = self._timer or loop.call_at(self._patient_until, self._ring, loop)
+            await self._wanted
+        events, self._events = self._events, []
+        return events
 
     def cancel(self) -> None:
         """Stop computing; the slots are free at the next step. Does nothing when the answers have ended."""
         self._cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def deliver(self, events: Sequence[Event]) -> None:
         """Called by the engine in the stream's own event loop."""
-        for event in events:
-            self._events.put_nowait(event)
+        self._events += events
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._wanted is not None and not self._wanted.done():
+            self._wanted.set_result(None)
+
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if loop.time() >= self._patient_until:
+            self._wake()
+        else:
+            self._timer = loop.call_at(self._patient_until, self._ring, loop)
 
 
 # What is refused
