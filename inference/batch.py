@@ -91,6 +91,15 @@ def make_batch(model: Causal, *, slots: int, context_tokens: int, memory_bytes: 
     return SeparateBatch(model, slots=slots, context_tokens=context_tokens, cache_name=held)
 
 
+def compute_shortest(batch: Batch) -> None:
+    """Compute a prompt of one token in an empty batch, which is empty again then. Raises what the model raises."""
+    batch.add(Row([0], Choice(temperature=0.0)))
+    try:
+        batch.step()
+    finally:
+        batch.reset()
+
+
 def _bytes_held(cache: DynamicCache) -> int:
     """Bytes of all keys and values in a cache whose layers _why_not_slots has accepted."""
     states = [states for keys, values, _ in cache for states in (keys, values)]

@@ -71,7 +71,11 @@ Report = Callable[[str, dict[str, float]], None]
 """Told the phase of the start that begins, and what is known by then: names with their units -> numbers."""
 
 Load = Callable[[Report], "Loaded"]
-"""Makes the model; called in the engine's thread."""
+"""Makes the model; called in the engine's thread. A ValueError is for what a new process would find again."""
+
+
+class ModelBroken(Exception):
+    """The model does not even compute the shortest prompt."""
 
 
 @dataclass(eq=False)
@@ -93,7 +97,11 @@ class _Job:
 
 
 class Engine:
-    """One model, one thread. `load` is called in that thread; it gets a function to report phases to."""
+    """One model, one thread. `load` is called in that thread; it gets a function to report phases to.
+
+    `on_broken` is called there, once and last, when nothing more can be computed and a new process may do better: true
+    when the engine was ready before, false when the model did not load. By then every open request has its end.
+    """
 
     def __init__(
         self,
@@ -103,12 +111,13 @@ class Engine:
         default_model: str,
         limits: EngineLimits,
         observer: Observer | None = None,
+        on_broken: Callable[[bool], None] = lambda was_ready: None,
     ) -> None:
         self.models = tuple(models)
         self.default_model = default_model
         self.limits = limits
         self._observer = observer or Observer()
-        self._load = load
+        self._load, self._on_broken = load, on_broken
         self._loaded: Loaded | None = None
         self._admission: Admission | None = None
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -244,7 +253,7 @@ class Engine:
 
     def _why_not_ready(self) -> str:
         if self._status == "failed":
-            return f"the model could not be loaded: {self._error}"
+            return f"the model cannot be served: {self._error}"
         if self._status == "draining":
             return "the server is ending and takes no new requests"
         return f"the model is not ready yet ({self._phase})"
@@ -290,9 +299,14 @@ class Engine:
         except ValueError as error:  # a folder that cannot be used, or a model that does not fit: the message says it
             self._fail(str(error))
             return
-        except Exception as error:  # whatever else a library raises is told on /ready and in the log, with its place
+        except OSError as error:  # a share that does not answer, for one
+            self._fail(str(error))
+            self._on_broken(False)
+            return
+        except BaseException as error:  # whatever else a library raises: a panic of one in Rust is no Exception
             log.exception("loading failed")
             self._fail(f"{type(error).__name__}: {error}")
+            self._on_broken(False)
             return
         finally:
             self._load_ended.set()
@@ -304,11 +318,19 @@ class Engine:
         log.info("ready: %s", loaded.description)
         try:
             self._serve(loaded, admission.vocabulary)
-        except Exception as error:  # a mistake of this file must not leave requests waiting for ever
+        except ModelBroken as error:
+            self._end_broken(f"it computes nothing any more: {error}")
+        except BaseException as error:  # a panic, or a mistake of this file, must not leave requests waiting for ever
             # The exception's own words may hold a part of an answer.
-            self._fail(f"the engine stopped: {type(error).__name__}")
             log.error("the engine stopped at\n%s", "".join(traceback.format_tb(error.__traceback__)))
-            self._close("error", "the engine stopped")
+            self._end_broken(f"the engine stopped: {type(error).__name__}")
+
+    def _end_broken(self, error: str) -> None:
+        self._fail(error)
+        try:
+            self._close("error", "the server cannot compute answers any more, and starts anew")
+        finally:
+            self._on_broken(True)
 
     def _report(self, phase: str, ledger: dict[str, float]) -> None:
         with self._lock:
@@ -378,13 +400,12 @@ class Engine:
             self._observer.admitted(job.generation)
 
     def _step(self, loaded: Loaded, vocabulary: Vocabulary) -> None:
-        try:
-            produced = loaded.batch.step()
-        except Exception as error:  # whatever torch or the model raises, out of memory included: the others go on
-            log.error("a step of %d requests failed: %s: %.500s", len(self._jobs), type(error).__name__, error)
+        produced = self._compute(loaded)
+        if produced is None:
             loaded.batch.reset()
             for job in list(self._jobs):
                 self._finish(job, "error", "the model failed to compute this answer")
+            self._prove(loaded)
             return
         owner = {id(job.row): job for job in self._jobs}
         for row, token in produced:
@@ -403,6 +424,24 @@ class Engine:
             if reason is not None:
                 loaded.batch.remove(row)
                 self._finish(job, reason)
+
+    def _compute(self, loaded: Loaded) -> list[tuple[Row, int | None]] | None:
+        """The batch's next tokens; None when its step failed, and nothing holds the memory of the step any more."""
+        try:
+            return loaded.batch.step()
+        except Exception as error:  # whatever torch or the model raises, out of memory included: the others go on
+            log.error("a step of %d requests failed: %s: %.500s", len(self._jobs), type(error).__name__, error)
+            return None
+
+    def _prove(self, loaded: Loaded) -> None:
+        """After a step that failed: was it the step, or does the model compute nothing any more? A GPU's context, for
+        one, does nothing more after an illegal memory access. Raises ModelBroken."""
+        from batch import compute_shortest
+
+        try:
+            compute_shortest(loaded.batch)
+        except Exception as error:
+            raise ModelBroken(f"{type(error).__name__}: {error}") from None
 
     def _accept(self, job: _Job, token: int, end_tokens: frozenset[int], vocabulary: Vocabulary) -> FinishReason | None:
         """Add a token to an answer; say why the answer ends with it, or None."""

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,17 +141,27 @@ def tiny_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 LIMITS = Limits(max_prompt_tokens=400, default_new_tokens=24, max_new_tokens=200, max_concurrent=6, max_queue=40)
 
 
-def make_engine(tiny: TinyModel, limits: Limits = LIMITS, adapters: tuple[AdapterFolder, ...] | None = None) -> Engine:
-    """An engine over the tiny model, not started."""
+def make_engine(
+    tiny: TinyModel,
+    limits: Limits = LIMITS,
+    adapters: tuple[AdapterFolder, ...] | None = None,
+    *,
+    then: Callable[[Loaded], None] = lambda loaded: None,
+    on_broken: Callable[[bool], None] = lambda was_ready: None,
+) -> Engine:
+    """An engine over the tiny model, not started. `then` is called with what is loaded."""
     chosen = tiny.adapters if adapters is None else adapters
 
     def load(report: Report) -> Loaded:
         import model
 
-        return model.load(tiny.base, chosen, limits=limits, device="cpu", dtype="float32", report=report)
+        loaded = model.load(tiny.base, chosen, limits=limits, device="cpu", dtype="float32", report=report)
+        then(loaded)
+        return loaded
 
     return Engine(
         load=load,
+        on_broken=on_broken,
         models=(*(adapter.name for adapter in chosen), tiny.base.name),
         default_model=chosen[0].name if chosen else tiny.base.name,
         limits=EngineLimits(

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from engine import (
@@ -27,9 +27,16 @@ from settings import AdapterFolder, Limits
 
 from tests.fixtures_inference import CONTEXT_TOKENS, LIMITS, TinyModel, engine, make_engine, tiny_model
 
+if TYPE_CHECKING:
+    from model import Loaded
+
 __all__ = ["engine", "tiny_model"]
 
 MODELS = ("default", "other", "tiny-base")
+
+
+class Panic(BaseException):
+    """As tokenizers and llguidance raise it when their Rust code panics (pyo3's PanicException): no Exception."""
 
 
 def ask(text: str, **arguments: Any) -> ChatRequest:
@@ -357,7 +364,8 @@ async def test_drain_cancels_what_outlives_the_grace(tiny_model: TinyModel) -> N
 
 
 async def test_a_model_that_cannot_be_loaded(tiny_model: TinyModel, tmp_path: Any) -> None:
-    failing = make_engine(TinyModel(tmp_path), adapters=())
+    broken: list[bool] = []
+    failing = make_engine(TinyModel(tmp_path), adapters=(), on_broken=broken.append)
     failing.start()
     failing.wait_until_loaded()
     while failing.running:
@@ -365,25 +373,80 @@ async def test_a_model_that_cannot_be_loaded(tiny_model: TinyModel, tmp_path: An
     state = failing.state
     assert state.status == "failed"
     assert "tiny-base: there is no such folder" in (state.error or "")
-    with pytest.raises(EngineNotReady, match="could not be loaded"):
+    with pytest.raises(EngineNotReady, match=r"the model cannot be served: .*there is no such folder"):
         await failing.submit(ask("fox"))
+    assert broken == [], "a new start finds the same folder"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), Panic("at the disco")])
+async def test_a_load_that_may_succeed_in_a_new_process(tiny_model: TinyModel, error: BaseException) -> None:
+    broken: list[bool] = []
+
+    def fail(loaded: Loaded) -> None:
+        raise error
+
+    failing = make_engine(tiny_model, adapters=(), then=fail, on_broken=broken.append)
+    failing.start()
+    while failing.running:
+        await asyncio.sleep(0.01)
+    assert (failing.state.status, failing.state.error) == ("failed", f"{type(error).__name__}: {error}")
+    assert broken == [False]
 
 
 async def test_a_step_that_fails_harms_only_its_requests(tiny_model: TinyModel) -> None:
-    """An adapter that the model does not have, slipped past every check, fails inside the model."""
-    broken = make_engine(tiny_model)
-    broken.start()
-    broken.wait_until_loaded()
-    loaded = broken._loaded
+    """An adapter that the model does not have, slipped past every check, fails inside the model, as often as asked."""
+    broken: list[bool] = []
+    harmed = make_engine(tiny_model, on_broken=broken.append)
+    harmed.start()
+    harmed.wait_until_loaded()
+    loaded = harmed._loaded
     assert loaded is not None
     known = loaded.adapters["other"]
     loaded.adapters["other"] = "nobody"
-    _, _, finished = await answer(broken, ask("fox", model="other", max_tokens=20))
+    for _ in range(4):
+        _, _, finished = await answer(harmed, ask("fox", model="other", max_tokens=20))
+        assert (finished.reason, finished.error) == ("error", "the model failed to compute this answer")
     loaded.adapters["other"] = known
-    assert (finished.reason, finished.error) == ("error", "the model failed to compute this answer")
-    assert broken.open_requests == 0
-    assert (await answer(broken, ask("fox", model="other", max_tokens=4)))[2].reason in ("stop", "length")
-    assert await broken.drain(5)
+    assert harmed.open_requests == 0
+    assert (await answer(harmed, ask("fox", model="other", max_tokens=4)))[2].reason in ("stop", "length")
+    assert await harmed.drain(5)
+    assert broken == []
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("a device assert"), "it computes nothing any more: RuntimeError: a device assert"),
+        (Panic("at the disco"), "the engine stopped: Panic"),
+    ],
+)
+async def test_a_model_that_computes_nothing_any_more(tiny_model: TinyModel, error: BaseException, told: str) -> None:
+    """From one moment on every forward fails: what is open ends with an error, and whoever runs the engine hears it."""
+    broken: list[bool] = []
+    fails = False
+
+    def fail_some_time(loaded: Loaded) -> None:
+        def fail(*_: object) -> None:
+            if fails:
+                raise error
+
+        batch: Any = loaded.batch
+        batch.model.module.register_forward_pre_hook(fail)
+
+    limits = Limits(max_prompt_tokens=100, default_new_tokens=24, max_new_tokens=300, max_concurrent=2, max_queue=9)
+    failing = make_engine(tiny_model, limits, adapters=(), then=fail_some_time, on_broken=broken.append)
+    failing.start()
+    failing.wait_until_loaded()
+    endless = {1: -100.0}
+    streams = [await failing.submit(ask("fox", max_tokens=300, logit_bias=endless)) for _ in range(5)]
+    fails = True
+    assert [(await collect(stream))[2].reason for stream in streams] == ["error"] * 5
+    while failing.running:
+        await asyncio.sleep(0.01)
+    assert (failing.state.status, failing.state.error) == ("failed", told)
+    assert (broken, failing.open_requests) == ([True], 0)
+    with pytest.raises(EngineNotReady, match="the model cannot be served"):
+        await failing.submit(ask("fox"))
 
 
 def test_the_ledger_of_the_start(engine: Engine) -> None:
