@@ -178,8 +178,14 @@ def what_if(context: click.Context, environment: str, as_json: bool, exit_code: 
 @inferops.command()
 @_environment
 @_json
+@click.option(
+    "--always",
+    is_flag=True,
+    help="Deploy the template and restart the replicas even if no change is seen, as after a storage account's key was "
+    "renewed.",
+)
 @click.pass_context
-def provision(context: click.Context, environment: str, as_json: bool) -> None:
+def provision(context: click.Context, environment: str, as_json: bool, always: bool) -> None:
     """Create or update the resources; wait until the app runs.
 
     The endpoint's key is taken from INFERENCE_API_KEY, those of further callers from INFERENCE_API_KEYS
@@ -189,7 +195,7 @@ def provision(context: click.Context, environment: str, as_json: bool) -> None:
     from scripts.publish import config_of
 
     with _session(context, environment) as session:
-        done = verbs.provision(session)
+        done = verbs.provision(session, always=always)
         session.job.add_summary(report.plan_markdown(done.plan))
 
     def text() -> str:

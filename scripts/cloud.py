@@ -227,7 +227,8 @@ class Clients:
             keys = self.storage.storage_accounts.list_keys(self.resource_group, account).keys_property
         if not keys or not keys[0].value:
             raise CloudError(
-                f"The storage account {account} has no key.", f"Renew one: az storage account keys renew -n {account}"
+                f"The storage account {account} has no key.",
+                f"Renew one: az storage account keys renew --account-name {account} --key key1",
             )
         return str(keys[0].value)
 

@@ -51,8 +51,12 @@ def what_if(session: Session) -> Plan:
     return plan.from_what_if(deployment.what_if(session.clients, request))
 
 
-def provision(session: Session) -> Provisioned:
-    """Bring the resources to what template and parameters say, and see that what served before still serves."""
+def provision(session: Session, *, always: bool = False) -> Provisioned:
+    """Bring the resources to what template and parameters say, and see that what served before still serves.
+
+    always deploys the template and restarts the replicas even if the preview shows no change: of a storage account's
+    key, which the app mounts the share with, nobody can tell whether it is still the one that the app has.
+    """
     given = _given_keys(session)
     present = _present(session)
     session.clients.check_share_can_be_opened(present.storage_account_name if present else None)
@@ -63,15 +67,17 @@ def provision(session: Session) -> Provisioned:
     planned = plan.from_what_if(deployment.what_if(session.clients, request))
     # Of a key in a vault nobody can tell here whether it is still the app's.
     in_vault = any(_is_referenced(session, place) for place in (FIRST, NAMED))
-    if present is not None and planned.is_empty and asked == held and not in_vault:
+    if present is not None and planned.is_empty and asked == held and not in_vault and not always:
         return Provisioned(planned, present, False, release.read_current_id(session.share))
     session.outputs = deployment.create(session.clients, request, _told(session.say))
     new = session.app_keys(session.outputs.aca_app_name)
     changed = keys.difference(held.named if held else {}, new.named)
     if changed:
         session.say(f"named keys: {changed}")
-    restart = held is not None and new != held
-    return Provisioned(planned, session.outputs, True, _still_serves(session, new_keys=restart))
+    restart = "which takes the new keys" if held is not None and new != held else ""
+    if always and not restart:
+        restart = "which mounts the share anew"
+    return Provisioned(planned, session.outputs, True, _still_serves(session, restart))
 
 
 def restart(session: Session) -> Readiness:
@@ -233,17 +239,20 @@ def _told(say: Callable[[str], None]) -> Callable[[Operation], None]:
     return tell
 
 
-def _still_serves(session: Session, *, new_keys: bool) -> str | None:
-    """After a change of the resources: the release that serves, None before the first deploy. Raises NotReady."""
+def _still_serves(session: Session, restart: str) -> str | None:
+    """After a change of the resources: the release that serves, None before the first deploy. Raises NotReady.
+
+    restart says what the revision is restarted for, in a clause about it; empty when it need not be.
+    """
     current = release.read_current_id(session.share)
     if current is None:
         session.say(f"The resources are there; the app waits for its first release: inferops deploy {session.name}")
         return None
-    if new_keys:
+    if restart:
         # A changed secret makes no new revision, and a replica reads it only when it starts
         # (learn.microsoft.com, "Manage secrets in Azure Container Apps").
         restarted = session.app.restart()
-        session.say(f"restarted the revision {restarted.revision}, which takes the new keys")
+        session.say(f"restarted the revision {restarted.revision}, {restart}")
     else:
         restarted = session.app.state().as_it_is()
     rollout.wait(session, current, restarted)

@@ -244,3 +244,19 @@ def test_restart_waits_until_the_release_serves(root: Path) -> None:
         for status in (before, run(root, "status", "local"))
     ]
     assert names[0] != names[1]
+
+
+def test_a_renewed_storage_key_reaches_the_mount_when_provision_is_told_to_deploy_always(root: Path) -> None:
+    before = run(root, "status", "local")
+    with opened(root) as (session, _):
+        account = session.outputs.storage_account_name
+        session.clients.storage.storage_accounts.regenerate_key(GROUP, account, {"keyName": "key1"})  # type: ignore[arg-type]
+    # No service gives a key back to compare.
+    assert run(root, "what-if", "local", "--exit-code")["changes"] == []
+    assert run(root, "provision", "local")["changed"] is False
+    done = run(root, "provision", "local", "--always")
+    assert (done["changed"], done["release"], done["plan"]["changes"]) == (True, before["release"], [])
+    after = run(root, "status", "local")
+    assert after["revision"]["name"] == before["revision"]["name"]
+    names = [{replica["name"] for replica in status["revision"]["replicas"]} for status in (before, after)]
+    assert names[1] - names[0], "a replica mounts the share when it starts"

@@ -214,22 +214,25 @@ def test_every_button_is_a_verb() -> None:
     assert set(options.split(", ")) < set(cli.inferops.commands)
 
 
+@pytest.mark.parametrize("always", ["", "--always"])
 @pytest.mark.parametrize("release", ["", "3f2a", "3f2a; touch injected", "$(touch injected)"])
-def test_a_button_types_what_the_command_takes(tmp_path: Path, release: str) -> None:
+def test_a_button_types_what_the_command_takes(tmp_path: Path, release: str, always: str) -> None:
     """Each verb with the step's own line of shell, and with what a person may have typed into the fields."""
     (step,) = [step for _, _, job in _jobs() for step in job["steps"] if step.get("name") == "Run the verb"]
     (options,) = re.findall(r"options: \[(.+)\]", (WORKFLOWS / "operate.yml").read_text())
     (tmp_path / "inferops").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
     (tmp_path / "inferops").chmod(0o755)
     for verb in options.split(", "):
-        given = release if verb == "rollback" else ""  # as the step's env says
-        variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "VERB": verb, "ENVIRONMENT": "$(id) x", "RELEASE": given}
+        given = {"rollback": release, "provision": always}.get(verb, "")  # as the step's env says
+        variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "VERB": verb, "ENVIRONMENT": "$(id) x"}
+        variables |= {"RELEASE": release if verb == "rollback" else "", "ALWAYS": always if verb == "provision" else ""}
         command = ["bash", "-e", "-c", step["run"]]
         typed = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
         name, *arguments = typed.stdout.splitlines()
         assert [name, *arguments] == [verb, "$(id) x", *([given] if given else [])]
         cli.inferops.commands[name].make_context(name, arguments)  # raises for what it does not take
     assert "inputs.verb == 'rollback' && inputs.release" in step["env"]["RELEASE"]
+    assert "inputs.verb == 'provision' && inputs.always && '--always'" in step["env"]["ALWAYS"]
     assert [path.name for path in tmp_path.iterdir()] == ["inferops"]
 
 
