@@ -74,7 +74,7 @@ class Choice:
         self._seen = set(self.prompt) if self.repetition_penalty != 1 else set()
         # The same as a tensor, for making one of hundreds of numbers at every step takes longer than all the rest.
         self._seen_ids = torch.tensor(sorted(self._seen), dtype=torch.long)
-        self._changes_logits = bool(
+        self.changes_logits = bool(
             self.bias
             or self.constraint
             or self.repetition_penalty != 1
@@ -85,7 +85,7 @@ class Choice:
     @property
     def takes_likeliest(self) -> bool:
         """Whether the answer is the argmax of the model's own logits."""
-        return self.temperature == 0 and not self._changes_logits
+        return self.temperature == 0 and not self.changes_logits
 
     @property
     def narrows(self) -> bool:
@@ -133,12 +133,18 @@ def choose(logits: torch.Tensor, choices: Sequence[Choice]) -> list[int | None]:
 
     None where there is no token: `error` of the row's choice says why, or the model gave no finite number.
     """
-    tokens: list[int | None] = [token if math.isfinite(logit) else None for token, logit in _likeliest(logits)]
+    scores = logits.float()
+    best = _likeliest(scores)
+    tokens: list[int | None] = [token if math.isfinite(logit) else None for token, logit in best]
     others = [row for row, choice in enumerate(choices) if tokens[row] is not None and not choice.takes_likeliest]
     if others:
-        # Indexing makes a copy: the model's own logits are kept for the log probabilities.
-        scores = logits[others].float()
-        for row, token in zip(others, _choose(scores, [choices[row] for row in others]), strict=True):
+        # What follows changes them in place, and the model's own are kept for the log probabilities.
+        if len(others) < len(choices):
+            scores = scores[others]
+        elif scores is logits:
+            scores = scores.clone()
+        found = _choose(scores, [best[row] for row in others], [choices[row] for row in others])
+        for row, token in zip(others, found, strict=True):
             tokens[row] = token
     told = [row for row, choice in enumerate(choices) if tokens[row] is not None and choice.logprobs is not None]
     if told:
@@ -149,43 +155,42 @@ def choose(logits: torch.Tensor, choices: Sequence[Choice]) -> list[int | None]:
     return tokens
 
 
-def _choose(scores: torch.Tensor, choices: Sequence[Choice]) -> list[int | None]:
-    """As choose(), for rows that take more than an argmax; `scores` is changed."""
-    for row, choice in enumerate(choices):
-        choice.change(scores[row])
-        if choice.constraint and choice.constraint.error:
-            choice.error = choice.constraint.error
-    best = _likeliest(scores)
-    for choice, (_, logit) in zip(choices, best, strict=True):
-        if not math.isfinite(logit) and choice.error is None:
-            # One such row would be drawn from NaN, and fail the step of all the others.
-            choice.error = "no token may come next"
+def _choose(scores: torch.Tensor, best: list[tuple[int, float]], choices: Sequence[Choice]) -> list[int | None]:
+    """As choose(), for rows that take more than an argmax; `best` are their likeliest tokens, `scores` is changed."""
+    if any(choice.changes_logits for choice in choices):
+        for row, choice in enumerate(choices):
+            choice.change(scores[row])
+            if choice.constraint and choice.constraint.error:
+                choice.error = choice.constraint.error
+        best = _likeliest(scores)
+        for choice, (_, logit) in zip(choices, best, strict=True):
+            if not math.isfinite(logit) and choice.error is None:
+                # One such row would be drawn from NaN, and fail the step of all the others.
+                choice.error = "no token may come next"
     tokens = [token for token, _ in best]
     drawn = [row for row, choice in enumerate(choices) if choice.temperature > 0 and choice.error is None]
     if drawn:
-        likeliest, temperatures = torch.tensor(
-            [(best[row][1], max(choices[row].temperature, COLDEST)) for row in drawn], device=scores.device
-        ).unbind(1)
         if len(drawn) < len(choices):
             scores = scores[drawn]
-        # The largest becomes 0 before the division: large logits over a small temperature would be infinite.
-        scores.sub_(likeliest.unsqueeze(1)).div_(temperatures.unsqueeze(1))
-        for row, probabilities in zip(drawn, torch.softmax(scores, dim=-1).cpu().numpy(), strict=True):
-            try:
-                tokens[row] = _draw(probabilities, choices[row])
-            except (ArithmeticError, LookupError, ValueError) as problem:  # a mistake here ends no other row
-                log.error("a token could not be drawn: %s: %s", type(problem).__name__, problem)
-                choices[row].error = "its token could not be drawn"
+        if any(choices[row].temperature != 1 for row in drawn):
+            likeliest, temperatures = torch.tensor(
+                [(best[row][1], max(choices[row].temperature, COLDEST)) for row in drawn], device=scores.device
+            ).unbind(1)
+            # The largest becomes 0 before the division: large logits over a small temperature would be infinite.
+            scores.sub_(likeliest.unsqueeze(1)).div_(temperatures.unsqueeze(1))
+        probabilities = torch.softmax(scores, dim=-1).cpu().numpy()
+        for row, token in zip(drawn, _draw(probabilities, [choices[row] for row in drawn]), strict=True):
+            tokens[row] = token
     return [None if choice.error else token for choice, token in zip(choices, tokens, strict=True)]
 
 
-def _likeliest(logits: torch.Tensor) -> list[tuple[int, float]]:
+def _likeliest(scores: torch.Tensor) -> list[tuple[int, float]]:
     """The likeliest token of each row and its logit; where there is a NaN, that is the logit."""
-    if logits.device.type != "cpu":
-        values, ids = logits.float().max(dim=-1)
+    if scores.device.type != "cpu":
+        values, ids = scores.max(dim=-1)
         return list(zip(ids.tolist(), values.tolist(), strict=True))
     # Of 151,936 logits numpy finds it in a thirtieth of the time that torch's argmax takes (docs/benchmarks.md).
-    rows = logits.float().numpy()
+    rows = scores.numpy()
     found = rows.argmax(axis=1)
     return list(zip(found.tolist(), rows[np.arange(len(rows)), found].tolist(), strict=True))
 
@@ -203,29 +208,38 @@ def _tell(logits: torch.Tensor, tokens: Sequence[int], choices: Sequence[Choice]
 # Drawing
 
 
-def _draw(probabilities: Probabilities, choice: Choice) -> int:
-    """One token id, drawn from what the choice leaves of the distribution.
+def _draw(probabilities: Probabilities, choices: Sequence[Choice]) -> list[int]:
+    """One token id for each row of `probabilities` [rows, vocabulary], drawn from what its choice leaves of them.
 
     One random number a token, used as a position among the tokens in the order of their ids: small differences of
     rounding between a batch and a single row then hardly ever change what is drawn.
     """
-    number = choice.numbers.random()
-    if not choice.narrows:
-        return _at(probabilities, number)
-    ids = np.flatnonzero(probabilities >= _floor(probabilities, choice))
-    return int(ids[_at(probabilities[ids], number)])
+    for left, choice in zip(probabilities, choices, strict=True):
+        if choice.narrows:
+            try:
+                left *= left >= _floor(left, choice)
+            except (ArithmeticError, LookupError, ValueError) as problem:  # a mistake here ends no other row
+                log.error("a token could not be drawn: %s: %s", type(problem).__name__, problem)
+                choice.error = "its token could not be drawn"
+    return _at(probabilities, [choice.numbers.random() for choice in choices])
 
 
-def _at(weights: Probabilities, number: float) -> int:
-    """Where the share `number`, from 0 to 1, of the sum of all weights is passed; never at a weight of 0."""
-    starts = np.arange(0, weights.size, BLOCK)
-    sums = np.add.reduceat(weights, starts, dtype=np.float64).cumsum()
-    wanted = min(number * sums[-1], np.nextafter(sums[-1], 0))
-    block = int(sums.searchsorted(wanted, side="right"))
-    within = weights[starts[block] : starts[block] + BLOCK].cumsum(dtype=np.float64)
-    wanted -= sums[block - 1] if block else 0.0
-    wanted = min(wanted, np.nextafter(within[-1], 0))
-    return int(starts[block] + within.searchsorted(wanted, side="right"))
+def _at(weights: Probabilities, numbers: Sequence[float]) -> list[int]:
+    """Where in each row of `weights` [rows, vocabulary] the row's share of `numbers`, from 0 to 1, of the sum of all is
+    passed; never at a weight of 0."""
+    rows, size = np.arange(len(weights)), weights.shape[1]
+    starts = np.arange(0, size, BLOCK)
+    # Row by row: what is added up is copied as float64 first.
+    sums = np.array([np.add.reduceat(row, starts, dtype=np.float64) for row in weights]).cumsum(axis=1)
+    wanted = np.minimum(numbers * sums[:, -1], np.nextafter(sums[:, -1], 0))
+    block = (sums > wanted[:, None]).argmax(axis=1)
+    wanted -= np.where(block > 0, sums[rows, block - 1], 0)
+    ids = starts[block, None] + np.arange(BLOCK)
+    nearby = weights.take(rows[:, None] * size + ids, mode="clip")
+    within = np.where(ids < size, nearby, 0).cumsum(axis=1, dtype=np.float64)
+    wanted = np.minimum(wanted, np.nextafter(within[:, -1], 0))
+    tokens: list[int] = ids[rows, (within > wanted[:, None]).argmax(axis=1)].tolist()
+    return tokens
 
 
 def _floor(probabilities: Probabilities, choice: Choice) -> np.float32:
@@ -233,7 +247,7 @@ def _floor(probabilities: Probabilities, choice: Choice) -> np.float32:
 
     top_p counts what top_k has left.
     """
-    floor: np.float32 = np.float32(choice.min_p) * probabilities.max()
+    floor: np.float32 = np.float32(choice.min_p) * (probabilities.max() if choice.min_p else 0)
     left, mass = probabilities, 1.0
     if 0 < choice.top_k < probabilities.size:
         counted = probabilities
@@ -242,7 +256,7 @@ def _floor(probabilities: Probabilities, choice: Choice) -> np.float32:
         if choice.top_k <= largest.size:
             counted = probabilities[probabilities >= np.partition(largest, -choice.top_k)[-choice.top_k]]
         least = _least(counted, choice.top_k, by_count=True)
-        left = probabilities[probabilities >= least]
+        left = counted[counted >= least]
         mass = float(left.sum(dtype=np.float64))
         floor = max(floor, least)
     if choice.top_p < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import numpy as np
@@ -56,13 +57,36 @@ def test_a_nucleus_wider_than_the_first_sorted_part() -> None:
     assert max(token or 0 for token in drawn) > 3072
 
 
-def test_a_seed_draws_the_same_alone_and_in_a_batch() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperatures", [(1.0,), (0.7,), (1.0, 0.7), (1.0, 0.0, 0.7)])
+def test_a_seed_draws_the_same_alone_and_in_a_batch(temperatures: tuple[float, ...], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    logits = torch.randn(5, 50)
-    alone = Choice(1.0, seed=9)
-    in_batch = [Choice(1.0, seed=seed) for seed in (1, 2, 9, 3, 4)]
-    for _ in range(20):
-        assert choose(logits[2:3], [alone])[0] == choose(logits, in_batch)[2]
+    logits = torch.randn(6, 600).to(dtype)
+    kept = logits.clone()
+    settings: list[dict[str, Any]] = [{}, {}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}, {"frequency_penalty": 1.0}]
+    for several in (settings[:1] * 6, settings):
+
+        def made(several: list[dict[str, Any]] = several) -> list[Choice]:
+            return [
+                Choice(temperatures[row % len(temperatures)], seed=row, **setting)
+                for row, setting in enumerate(several)
+            ]
+
+        alone, in_batch = made(), made()
+        for _ in range(20):
+            tokens = [choose(logits[row : row + 1], [choice])[0] for row, choice in enumerate(alone)]
+            assert choose(logits, in_batch) == tokens
+    assert torch.equal(logits, kept), "the model's own logits are left as they are"
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 5000])
+def test_a_seeds_number_is_a_position_among_the_tokens_in_their_order(size: int) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(20, size)
+    sums = torch.softmax(logits, dim=-1).double().cumsum(dim=-1)
+    numbers = torch.tensor([random.Random(seed).random() for seed in range(20)], dtype=torch.float64)
+    expected = torch.searchsorted(sums, numbers.unsqueeze(1) * sums[:, -1:], right=True).squeeze(1).tolist()
+    assert choose(logits, [Choice(1.0, seed=seed) for seed in range(20)]) == expected
 
 
 def test_numbers_that_are_none_are_told() -> None:
@@ -135,7 +159,7 @@ def test_a_temperature_next_to_nothing() -> None:
     number=st.sampled_from([0.0, 1e-12, 0.25, 0.5, 1 - 2**-53]),
 )
 def test_a_place_in_the_sum(weights: list[float], number: float) -> None:
-    at = _at(np.array(weights, dtype=np.float32), number)
+    [at] = _at(np.array([weights], dtype=np.float32), [number])
     sums = np.cumsum(np.array(weights, dtype=np.float32), dtype=np.float64)
     assert weights[at] > 0
     assert sums[at] >= number * sums[-1] * (1 - 1e-9)

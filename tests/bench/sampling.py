@@ -1,8 +1,8 @@
 """What a step spends on choosing tokens: `python -m tests.bench.sampling [--json]`.
 
-32 rows over a vocabulary of 151,936 tokens (Qwen's) and one of 8,192, of a distribution with few likely tokens and of a
-flat one. Beside it, in the same run, what transformers' own processors take for the same. Milliseconds a step, the best
-of several: the machine's other work only ever adds to a measurement.
+32 rows of float32 and of bfloat16 over vocabularies of 8,192, of 32,000 (Llama 2's) and of 151,936 tokens (Qwen's), of
+a distribution with few likely tokens and of a flat one. Beside it, in the same run, what transformers' own processors
+take for the same. Milliseconds a step, the best of several: the machine's other work only ever adds to a measurement.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ from transformers.generation.logits_process import (
 )
 
 ROWS = 32
-VOCABULARIES = (8_192, 151_936)
+VOCABULARIES = (8_192, 32_000, 151_936)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SPREADS = {"peaked": 3.5, "flat": 0.1}
 PROMPT = list(range(500))
 REPETITIONS = 7
 
 KINDS: dict[str, tuple[Callable[[int], Choice], list[object]]] = {
     "greedy": (lambda row: Choice(0.0), []),
-    "temperature": (lambda row: Choice(0.8, seed=row), [TemperatureLogitsWarper(0.8)]),
+    "temperature 1": (lambda row: Choice(1.0, seed=row), []),
+    "temperature 0.8": (lambda row: Choice(0.8, seed=row), [TemperatureLogitsWarper(0.8)]),
     "top_p 0.9": (
         lambda row: Choice(0.8, 0.9, seed=row),
         [TemperatureLogitsWarper(0.8), TopPLogitsWarper(0.9)],
@@ -61,17 +63,17 @@ def best_ms(work: Callable[[], object]) -> float:
     return round(best * 1000, 2)
 
 
-def measure(vocabulary: int, spread: str, kind: str) -> dict[str, object]:
+def measure(vocabulary: int, dtype: str, spread: str, kind: str) -> dict[str, object]:
     """One line of the table."""
     torch.manual_seed(0)
-    logits = torch.randn(ROWS, vocabulary) * SPREADS[spread]
+    logits = (torch.randn(ROWS, vocabulary) * SPREADS[spread]).to(DTYPES[dtype])
     make, processors = KINDS[kind]
     choices = [make(row) for row in range(ROWS)]
     listed = LogitsProcessorList(processors)
     tokens: Any = torch.tensor([PROMPT] * ROWS)
 
     def theirs() -> torch.Tensor:
-        scores = listed(tokens, logits.clone())
+        scores = listed(tokens, logits.to(torch.float32, copy=True))
         if choices[0].temperature == 0:
             return scores.argmax(dim=-1)
         return torch.multinomial(torch.softmax(scores, dim=-1), 1)
@@ -79,6 +81,7 @@ def measure(vocabulary: int, spread: str, kind: str) -> dict[str, object]:
     ours_ms, theirs_ms = best_ms(lambda: choose(logits, choices)), best_ms(theirs)
     return {
         "vocabulary": vocabulary,
+        "dtype": dtype,
         "distribution": spread,
         "kind": kind,
         "ms": ours_ms,
@@ -93,15 +96,23 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one document for machines")
     as_json = parser.parse_args().json
     torch.set_num_threads(2)
-    lines = [measure(size, spread, kind) for size in VOCABULARIES for spread in SPREADS for kind in KINDS]
+    lines = [
+        measure(size, dtype, spread, kind)
+        for size in VOCABULARIES
+        for dtype in DTYPES
+        for spread in SPREADS
+        for kind in KINDS
+    ]
     if as_json:
         print(json.dumps({"rows": ROWS, "threads": torch.get_num_threads(), "steps": lines}, indent=2))
         return
-    print(f"{'vocabulary':>10} {'distribution':>12} {'kind':<20} {'ms':>8} {'transformers':>13} {'ratio':>6}")
+    print(
+        f"{'vocabulary':>10} {'dtype':<8} {'distribution':<12} {'kind':<18} {'ms':>8} {'transformers':>13} {'ratio':>6}"
+    )
     for line in lines:
         print(
-            f"{line['vocabulary']:>10} {line['distribution']:>12} {line['kind']:<20} {line['ms']:>8} "
-            f"{line['transformers_ms']:>13} {line['ratio']:>6}"
+            f"{line['vocabulary']:>10} {line['dtype']:<8} {line['distribution']:<12} {line['kind']:<18} "
+            f"{line['ms']:>8} {line['transformers_ms']:>13} {line['ratio']:>6}"
         )
 
 
