@@ -250,7 +250,7 @@ def test_a_renewed_storage_key_reaches_the_mount_when_provision_is_told_to_deplo
     before = run(root, "status", "local")
     with opened(root) as (session, _):
         account = session.outputs.storage_account_name
-        session.clients.storage.storage_accounts.regenerate_key(GROUP, account, {"keyName": "key1"})  # type: ignore[arg-type]
+        session.clients.storage.storage_accounts.regenerate_key(GROUP, account, {"keyName": "key1"})
     # No service gives a key back to compare.
     assert run(root, "what-if", "local", "--exit-code")["changes"] == []
     assert run(root, "provision", "local")["changed"] is False
