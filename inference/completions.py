@@ -104,7 +104,7 @@ class _Pieces:
         return CompletionLogprobs(
             tokens=[_shown(each) for each in logprobs],
             token_logprobs=[each.logprob for each in logprobs],
-            top_logprobs=[{_shown(other): other.logprob for other in each.likeliest} for each in logprobs],
+            top_logprobs=[{_shown(other): other.logprob for other in (*each.likeliest, each)} for each in logprobs],
             text_offset=[self._advance(each.content) for each in logprobs],
         )
 

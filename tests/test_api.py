@@ -195,6 +195,17 @@ def test_a_stream_of_completions(client: openai.OpenAI) -> None:
     assert usages[:-1] == [None] * (len(usages) - 1)
 
 
+@pytest.mark.parametrize("most", [0, 2])
+def test_a_chosen_token_is_among_the_likeliest_that_are_told(client: openai.OpenAI, most: int) -> None:
+    """Clients look it up there; one that is drawn need not be likely."""
+    drawn = client.completions.create(model="default", prompt="fox", temperature=2, seed=1, max_tokens=9, logprobs=most)
+    told = drawn.choices[0].logprobs
+    assert told is not None and told.token_logprobs and told.tokens and told.top_logprobs
+    for token, logprob, likeliest in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
+        assert likeliest[token] == logprob
+        assert len(likeliest) <= most + 1
+
+
 def test_log_probabilities_in_both_forms(client: openai.OpenAI) -> None:
     plain = client.completions.create(
         model="default", prompt="日本 the fox", temperature=0, max_tokens=12, logprobs=3, logit_bias={"1": -100}
