@@ -5,6 +5,7 @@ On a terminal a line of progress is written over by the next; elsewhere (a job's
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -36,7 +37,8 @@ class Messages:
             now = time.monotonic()
             if self._terminal:
                 self._clear()
-                self._shown = self._stamped(text)[:100]
+                # A line of two rows could not be written over, and the last column may begin the next row.
+                self._shown = self._stamped(text)[: self._columns() - 1]
                 self._stream.write(self._shown)
             elif now - self._last >= _EVERY_SECONDS:
                 self._last = now
@@ -48,6 +50,10 @@ class Messages:
         with self._lock:
             self._clear()
             self._stream.flush()
+
+    def _columns(self) -> int:
+        """Of the terminal as it is now; one that does not say has 80."""
+        return os.get_terminal_size(self._stream.fileno()).columns or 80
 
     def _stamped(self, text: str) -> str:
         return f"{time.monotonic() - self._started:6.1f}s  {text}"
