@@ -285,7 +285,7 @@ def _print_deployed(as_json: bool, done: Deployed, unchanged: str) -> None:
 def history(context: click.Context, environment: str, as_json: bool, config: Path | None, limit: int) -> None:
     """Show who put which release into use, when, how it went.
 
-    `*` is the one in use; proven is one that passed its proof.
+    `*` is the one in use, proven or not; proven is one that passed its proof.
     """
     from scripts import history as histories
     from scripts import report

@@ -15,7 +15,7 @@ from scripts.comparison import Comparison
 from scripts.diff import Difference, Part
 from scripts.endpoint import Answer
 from scripts.garbage import Garbage
-from scripts.history import History
+from scripts.history import Entry, History
 from scripts.plan import Change, Delta, Kind, Plan
 from scripts.progress import Progress
 from scripts.proof import Proof
@@ -146,17 +146,15 @@ def history_text(past: History, limit: int) -> str:
     """A line for each run, newest first, `*` at the one that put the release in use into use; then older releases."""
     current = past.current.release if past.current else None
     rows = [("", "RELEASE", "WHEN", "VERB", "BY", "COMMIT", "OUTCOME", "ADAPTERS", "DETAIL")]
-    marked = False
+    in_use = _run_in_use(past)
     for run in reversed(past.runs[-limit:]):
-        is_current = not marked and run.release is not None and run.release == current and run.outcome == "proven"
-        marked = marked or is_current
         release = run.release or ""
         if run.release is not None and run.release not in past.on_share:
             release += " (not on the share)"
         outcome = run.outcome or "under way, or cut off"
         adapters = ", ".join(run.adapters)
         commit = _short_commit(run.commit) if run.release else ""
-        mark = "*" if is_current else ""
+        mark = "*" if run is in_use else ""
         detail = " ".join(run.detail.split())
         rows.append((mark, release, run.begun, run.verb, run.who.name, commit, outcome, adapters, detail))
     for old in past.unrecorded:
@@ -286,6 +284,15 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _run_in_use(past: History) -> Entry | None:
+    """The last run that put the release in use into use: one that proved it, if it is proven."""
+    if past.current is None:
+        return None
+    runs = [run for run in reversed(past.runs) if run.release == past.current.release]
+    proven = [run for run in runs if run.outcome == "proven"] if past.current.proven else []
+    return next(iter(proven + runs), None)
 
 
 def _change_lines(change: Change) -> list[str]:

@@ -194,6 +194,14 @@ def test_a_history_marks_what_is_in_use_and_tells_what_is_gone() -> None:
     assert report.history_text(History(None, (), (), frozenset()), 20) == "The share has no release yet."
 
 
+@pytest.mark.parametrize(("proven", "marked"), [(True, "proven"), (False, "failed")])
+def test_of_two_runs_of_the_release_in_use_one_is_marked(proven: bool, marked: str) -> None:
+    runs = (run("deploy", "a", "proven"), run("deploy", "a", "failed"), run("deploy", "b", "failed"))
+    past = History(Current("a", proven, None), runs, (), frozenset({"a", "b"}))
+    rows = [line.split() for line in report.history_text(past, 20).splitlines()]
+    assert [row[-1] for row in rows if row[0] == "*"] == [marked]
+
+
 def test_a_proof_as_a_table_keeps_its_columns() -> None:
     outcome, *_, first, second = report.proof_markdown(PROOF).splitlines()
     assert outcome == "The proof failed: 1 of 2 checks."

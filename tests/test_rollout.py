@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts import history, rollout, verbs
+from scripts import history, report, rollout, verbs
 from scripts import release as releases
 from scripts import share as shares
 from scripts.errors import BadInput, InferopsError, Locked, NotFound, ProofFailed
@@ -264,6 +264,21 @@ def test_a_history_tells_who_and_from_what(world: World) -> None:
 
 
 # --- rollback
+
+
+def test_a_history_marks_the_release_in_use_also_before_it_is_proven(world: World) -> None:
+    deployed(world, 1)
+    world.change(2)
+    shown: list[str] = []
+
+    def look(line: str) -> None:
+        if "is current; restarted" in line:
+            shown.append(report.history_text(history.of(world.share), 20))
+
+    world.session.say = look
+    second = deploy(world.session)
+    (marked,) = [line for line in shown[0].splitlines() if line.startswith("*")]
+    assert second in marked and marked.endswith("under way, or cut off  default")
 
 
 def test_a_rollback_goes_to_the_last_proven_one_and_then_further_back(world: World) -> None:
