@@ -146,7 +146,8 @@ SCHEMA: dict[str, Any] = {
             },
         },
         "promote_from": {
-            "description": "The environment that must hold the same release first; null for none.",
+            "description": "The environment that a merge deploys before this one, which is left out when that one "
+            "fails; null for none. A button, and the command, do not ask for it.",
             "type": ["string", "null"],
         },
     },
@@ -200,6 +201,7 @@ class Environment:
     model: Model
     proof: ProofSettings
     promote_from: str | None
+    """The environment that comes before this one in the order of a merge; nothing else depends on it."""
     parameters: Mapping[str, Mapping[str, Any]]
     """ARM form: name -> {"value": ...} or {"reference": ...}; the environment's own over the base's. A value of None
     means the template's default."""

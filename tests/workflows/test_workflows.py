@@ -265,6 +265,12 @@ def test_actionlint_finds_nothing() -> None:
     assert result.returncode == 0, result.stdout
 
 
+def test_a_merge_deploys_one_environment_after_the_other_and_none_after_one_that_failed() -> None:
+    """What environment.yaml promises of promote_from; GitHub begins a matrix's jobs in the order of its list."""
+    (strategy,) = [job["strategy"] for file, _, job in _jobs() if file == "main.yml" and "strategy" in job]
+    assert (strategy["max-parallel"], strategy["fail-fast"]) == (1, True)
+
+
 def test_a_button_never_takes_the_place_of_another_that_waits() -> None:
     """GitHub keeps one waiting run of a group: the next one of the same group cancels it."""
     text = _workflows()["operate.yml"]["concurrency"]["group"]
