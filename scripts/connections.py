@@ -12,9 +12,10 @@ import os
 import select
 import socket
 import ssl
+import struct
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -58,23 +59,24 @@ class Connections:
         content: bytes = b"",
         *,
         connect_seconds: float,
-        answer_seconds: float,
+        answer_seconds: Callable[[], float],
     ) -> Answer:
         """Send a request and read its answer whole. target is the path with its query, encoded.
 
-        connect_seconds is the longest to wait for a connection, answer_seconds for each sign of life after that.
-        Raises OSError when there is no whole answer.
+        connect_seconds is the longest to wait for a connection, answer_seconds for each sign of life after that: it is
+        asked before each piece that is sent. Raises OSError when there is no whole answer, and what answer_seconds
+        raises.
         """
         connection = self._take() or self._open(connect_seconds)
         try:
-            connection.socket.settimeout(answer_seconds)
             # A server that refuses need not read all that is sent, and its answer is waiting then.
             with contextlib.suppress(BrokenPipeError):
                 for piece in self._pieces(method, target, headers, content):
+                    connection.socket.settimeout(answer_seconds())
                     connection.socket.sendall(piece)
             answer = read_answer(connection.stream, method)
         except BaseException:
-            connection.close()
+            connection.abort()
             raise
         if len(self._idle) < self._kept and not answer.is_last:
             self._idle.append(connection)
@@ -137,6 +139,12 @@ class _Connection:
     def __init__(self, opened: socket.socket) -> None:
         self.socket = opened
         self.stream: BinaryIO = opened.makefile("rb")
+
+    def abort(self) -> None:
+        """Close it, and forget what was to be sent: the machine would go on sending that for minutes."""
+        with contextlib.suppress(OSError):  # the far side may have gone
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
 
     def close(self) -> None:
         self.stream.close()

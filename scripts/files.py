@@ -68,16 +68,16 @@ class ShareClient:
         self._connections = Connections(self._origin, CONNECTIONS, certificate)
         self._seconds_left: Callable[[], float] | None = None
 
-    def within(self, seconds_left: Callable[[], float] | None) -> ShareClient:
+    def within(self, seconds_left: Callable[[], float]) -> ShareClient:
         """The same client for requests that may only be sent for so long, as under a lease.
 
-        seconds_left is asked before each attempt, which waits for no answer longer than that, and while the next one is
-        waited for; what it raises ends the request. None for no other limit than there is.
+        seconds_left is asked before each attempt, before each piece of what it sends and while the next attempt is
+        waited for. None of these takes more than half of what is left, so that what is on its way by then has as long
+        again to arrive. What seconds_left raises ends the request, and is raised in place of any failure. A client that
+        is limited already keeps to both limits.
         """
-        if seconds_left is None:
-            return self
-        limited = copy.copy(self)
-        limited._seconds_left = seconds_left
+        limited, before = copy.copy(self), self._seconds_left
+        limited._seconds_left = seconds_left if before is None else lambda: min(seconds_left(), before())
         return limited
 
     def close(self) -> None:
@@ -245,6 +245,7 @@ class ShareClient:
             try:
                 answer = self._ask(what, method, target, query, headers, content)
             except OSError as error:
+                self._check_limit()
                 if isinstance(error, ssl.SSLCertVerificationError):
                     raise service_errors.untrusted(what, str(error)) from error
                 if last:
@@ -253,6 +254,7 @@ class ShareClient:
                 continue
             if answer.status < 300:
                 return answer
+            self._check_limit()
             if answer.status == 401 and may_be_refused and self._credential.refused():
                 may_be_refused = False
                 continue
@@ -272,10 +274,7 @@ class ShareClient:
         content: bytes,
     ) -> Answer:
         """One attempt."""
-        connect_seconds, answer_seconds = CONNECT_SECONDS, ANSWER_SECONDS
-        if self._seconds_left is not None:
-            half = self._seconds_left() / 2
-            connect_seconds, answer_seconds = min(connect_seconds, half), min(answer_seconds, half)
+        connect_seconds = self._at_most(CONNECT_SECONDS)
         sent = {"x-ms-date": _now(), "x-ms-version": VERSION, **headers}
         sent |= self._credential.headers(what, method, target, query, sent, len(content))
         queries = [urlencode(query, quote_via=quote)] if query else []
@@ -283,7 +282,12 @@ class ShareClient:
             queries.append(self._credential.query)
         whole = f"{target}?{'&'.join(queries)}" if queries else target
         return self._connections.request(
-            method, whole, sent, content, connect_seconds=connect_seconds, answer_seconds=answer_seconds
+            method,
+            whole,
+            sent,
+            content,
+            connect_seconds=connect_seconds,
+            answer_seconds=lambda: self._at_most(ANSWER_SECONDS),
         )
 
     def _wait(self, seconds: float) -> None:
@@ -291,8 +295,14 @@ class ShareClient:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, _LOOK_SECONDS))
-            if self._seconds_left is not None:
-                self._seconds_left()
+            self._check_limit()
+
+    def _at_most(self, seconds: float) -> float:
+        return seconds if self._seconds_left is None else min(seconds, self._seconds_left() / 2)
+
+    def _check_limit(self) -> None:
+        if self._seconds_left is not None:
+            self._seconds_left()
 
 
 def _now() -> str:

@@ -101,13 +101,13 @@ def remove(
     Raises CloudError when the share refuses, Locked when the lease was lost; what was renamed by then is found as a
     rest by the next run.
     """
+    share = share.within(lock.seconds_left)
     for item in items:
-        lock.check()
         parent, _, name = item.folder.rpartition("/")
         place = item.folder
         if not name.startswith("."):
             place = f"{parent}/{REMOVED}{name}"
-            share_module.move_folder(share, item.folder, place, seconds_left=lock.seconds_left)
+            share_module.move_folder(share, item.folder, place)
         with ThreadPoolExecutor(share_module.PARALLEL_REQUESTS) as pool:
             list(pool.map(lambda path, place=place: share_module.delete_file(share, f"{place}/{path}"), item.files))
         for folder in sorted(item.folders, key=lambda path: path.count("/"), reverse=True):

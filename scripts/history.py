@@ -212,13 +212,14 @@ def _known(kind: type[Who] | type[Entry], value: Mapping[str, Any]) -> dict[str,
 
 def _write(share: ShareClient, lock: Lock, entries: Sequence[Entry]) -> None:
     content = _content(entries)
+    share = share.within(lock.seconds_left)
     try:
-        share_module.write_small_file(share, FILE, content, seconds_left=lock.seconds_left)
+        share_module.write_small_file(share, FILE, content)
     except CloudError as error:
         if error.code != "ParentNotFound":
             raise
         share_module.make_folders(share, [RELEASES])
-        share_module.write_small_file(share, FILE, content, seconds_left=lock.seconds_left)
+        share_module.write_small_file(share, FILE, content)
 
 
 def _content(entries: Sequence[Entry]) -> bytes:

@@ -217,17 +217,19 @@ def upload(
     release is or uses it. progress gets the folder and how far its upload is. Raises CloudError, Locked when the lease
     was lost meanwhile, InferopsError when a file changed during the upload.
     """
+    # The folder that this completes is the next run's, too, should this one lose its lease.
+    share = share.within(lock.seconds_left)
     manifest = json.dumps(package.release.to_json(), indent=2).encode() + b"\n"
     before = read_release(share, earlier) if earlier is not None else None
     in_use = set() if earlier is None else _in_use(earlier, before, package)
     made = []
     for bundle in package.bundles:
-        if not _is_placed(share, bundle.folder, bundle.files, {}, in_use, lock):
-            _place(share, bundle.folder, bundle.files, {}, files_elsewhere(share, bundle.files), lock, progress)
+        if not _is_placed(share, bundle.folder, bundle.files, {}, in_use):
+            _place(share, bundle.folder, bundle.files, {}, files_elsewhere(share, bundle.files), progress)
             made.append(bundle.folder)
     folder, documents = f"{RELEASES}/{package.release.id}", {MANIFEST: manifest}
-    if not _is_placed(share, folder, package.code, documents, in_use, lock):
-        _place(share, folder, package.code, documents, _files_of(before), lock, progress)
+    if not _is_placed(share, folder, package.code, documents, in_use):
+        _place(share, folder, package.code, documents, _files_of(before), progress)
         made.append(folder)
     return tuple(made)
 
@@ -292,7 +294,7 @@ def restore_current(share: ShareClient, current: Current, lock: Lock) -> None:
 
 def remove_current(share: ShareClient, lock: Lock) -> None:
     """Take the first release out of use when it failed and there is none to go back to: replicas wait again."""
-    share_module.delete_file(share, CURRENT, seconds_left=lock.seconds_left)
+    share_module.delete_file(share.within(lock.seconds_left), CURRENT)
 
 
 def read_release(share: ShareClient, release_id: str) -> Release | None:
@@ -357,7 +359,7 @@ def _write_current(share: ShareClient, current: Current, lock: Lock) -> None:
     if current.previous:
         metadata[_PREVIOUS] = current.previous
     line = f"{RELEASES}/{current.release}\n".encode()
-    share_module.write_small_file(share, CURRENT, line, metadata, seconds_left=lock.seconds_left)
+    share_module.write_small_file(share.within(lock.seconds_left), CURRENT, line, metadata)
 
 
 def _place(
@@ -366,7 +368,6 @@ def _place(
     files: tuple[LocalFile, ...],
     documents: Mapping[str, bytes],
     elsewhere: Mapping[str, str],
-    lock: Lock,
     progress: Callable[[str, Progress], None] | None,
 ) -> None:
     """Make the folder hold the files and documents, whole or not at all. elsewhere is share.plan's."""
@@ -378,7 +379,7 @@ def _place(
     )
     for path, content in documents.items():
         share_module.write_small_file(share, f"{incomplete}/{path}", content)
-    share_module.move_folder(share, incomplete, folder, seconds_left=lock.seconds_left)
+    share_module.move_folder(share, incomplete, folder)
 
 
 def _incomplete(folder: str) -> str:
@@ -393,7 +394,6 @@ def _is_placed(
     files: tuple[LocalFile, ...],
     documents: Collection[str],
     in_use: Collection[str],
-    lock: Lock,
 ) -> bool:
     """Whether the folder is there. One that no longer holds what was put there loses its name, unless it is in use."""
     if not share_module.folder_exists(share, folder):
@@ -404,7 +404,7 @@ def _is_placed(
     missing = set(documents) - {entry.path for entry in found.removed}
     if not (found.added or found.changed or missing):
         return True
-    share_module.move_folder(share, folder, _incomplete(folder), seconds_left=lock.seconds_left)
+    share_module.move_folder(share, folder, _incomplete(folder))
     return False
 
 

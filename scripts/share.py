@@ -142,32 +142,22 @@ def write_small_file(
     path: str,
     content: bytes,
     metadata: Mapping[str, str] | None = None,
-    *,
-    seconds_left: Callable[[], float] | None = None,
 ) -> None:
     """Create or replace a file of up to 4 MiB in one request: a reader sees the old content or the new.
 
-    metadata is kept with the file, beside the SHA-256 of its content. seconds_left limits the request
-    (ShareClient.within).
+    metadata is kept with the file, beside the SHA-256 of its content.
     """
     hashed = {**(metadata or {}), HASH_METADATA: hashlib.sha256(content).hexdigest()}
-    create_file(share, path, content, hashed, seconds_left=seconds_left)
+    create_file(share, path, content, hashed)
 
 
-def create_file(
-    share: ShareClient,
-    path: str,
-    content: bytes,
-    metadata: Mapping[str, str],
-    *,
-    seconds_left: Callable[[], float] | None = None,
-) -> None:
+def create_file(share: ShareClient, path: str, content: bytes, metadata: Mapping[str, str]) -> None:
     """The one request of write_small_file, for whoever knows the hash already and puts it into the metadata.
 
     The service checks what arrives against the MD5 that goes with it, and keeps the MD5 with the file.
     """
     made = time_of_making()
-    share.within(seconds_left).create_file(
+    share.create_file(
         path,
         len(content),
         b"" if is_zero(content) else content,
@@ -189,10 +179,10 @@ def holds_untouched(properties: FileProperties, entry: FileEntry) -> bool:
     return _is_as_made(properties) and properties.bytes == entry.bytes and hashed == entry.sha256
 
 
-def delete_file(share: ShareClient, path: str, *, seconds_left: Callable[[], float] | None = None) -> None:
-    """Delete a file; one that is not there is as good as deleted. seconds_left as in ShareClient.within."""
+def delete_file(share: ShareClient, path: str) -> None:
+    """Delete a file; one that is not there is as good as deleted."""
     try:
-        share.within(seconds_left).delete_file(path)
+        share.delete_file(path)
     except CloudError as error:
         if not _is_missing(error):
             raise
@@ -232,15 +222,10 @@ def make_folders(share: ShareClient, folders: Iterable[str], below: str = "") ->
             list(pool.map(lambda folder: _make_folder(share, folder), sorted(levels[depth])))
 
 
-def move_folder(
-    share: ShareClient, source: str, target: str, *, seconds_left: Callable[[], float] | None = None
-) -> None:
-    """Give a folder its final name in one request, which the service does whole or not at all.
-
-    seconds_left limits the request (ShareClient.within).
-    """
+def move_folder(share: ShareClient, source: str, target: str) -> None:
+    """Give a folder its final name in one request, which the service does whole or not at all."""
     try:
-        share.within(seconds_left).rename_directory(source, target)
+        share.rename_directory(source, target)
     except CloudError as error:
         # The answer to a rename that succeeded may be lost; the repeated request then finds no source.
         if not (_is_missing(error) and folder_exists(share, target)):

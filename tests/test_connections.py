@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from scripts.connections import TRUST_VARIABLES, Connections
-from scripts.errors import BadInput
+from scripts.errors import BadInput, Locked
 from scripts.http_answer import Answer, BrokenAnswer
 from tests.tiny_app import make_certificate
 
@@ -114,7 +114,7 @@ def serving(certificate: Path | None = None) -> Iterator[Server]:
 
 
 def put(connections: Connections, target: str = "/", content: bytes = b"x") -> Answer:
-    return connections.request("PUT", target, {}, content, connect_seconds=30, answer_seconds=30)
+    return connections.request("PUT", target, {}, content, connect_seconds=30, answer_seconds=lambda: 30)
 
 
 @contextlib.contextmanager
@@ -252,6 +252,61 @@ def test_a_proxy_that_cannot_be_spoken_to_is_said(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(BadInput, match="HTTPS_PROXY") as caught:
         Connections("https://127.0.0.1", 1)
     assert "secret" not in str(caught.value)
+
+
+@contextlib.contextmanager
+def not_reading() -> Iterator[tuple[str, socket.socket]]:
+    """The address of a server that takes connections, holds little of what comes, and reads none of it by itself."""
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", listening
+
+
+def arrived(listening: socket.socket) -> tuple[int, bool]:
+    """How many bytes come over the next connection in the end, and whether it was broken off."""
+    connection, _ = listening.accept()
+    connection.settimeout(60)
+    count = 0
+    with connection:
+        try:
+            while content := connection.recv(65536):
+                count += len(content)
+        except ConnectionResetError:
+            return count, True
+    return count, False
+
+
+def test_what_has_not_left_when_a_request_is_given_up_never_leaves() -> None:
+    """A server that is slow now would do it later, when somebody else may have changed what it is about."""
+    with not_reading() as (url, listening), kept(url) as connections:
+        with pytest.raises(TimeoutError):
+            connections.request("PUT", "/", {}, b"x" * 100_000, connect_seconds=30, answer_seconds=lambda: 0.2)
+        count, broken_off = arrived(listening)
+    assert count < 100_000
+    assert broken_off
+
+
+def test_a_request_on_its_way_ends_when_its_time_does() -> None:
+    """As when a lease is lost while a large file's range goes over a slow line."""
+    pieces = 0
+
+    def seconds() -> float:
+        nonlocal pieces
+        pieces += 1
+        if pieces == 3:
+            raise Locked("The lease was lost.", "Run the same command again.")
+        return 60
+
+    size = 1024 * 1024
+    with not_reading() as (url, listening), kept(url) as connections, ThreadPoolExecutor(1) as beside:
+        far_side = beside.submit(arrived, listening)
+        with pytest.raises(Locked):
+            connections.request("PUT", "/", {}, b"x" * size, connect_seconds=30, answer_seconds=seconds)
+        count, broken_off = far_side.result(60)
+    assert count < size
+    assert broken_off
 
 
 def test_no_answer_is_an_error_of_the_network() -> None:

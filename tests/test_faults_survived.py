@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import shutil
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.storage.fileshare import ShareLeaseClient
 
-from scripts import cloud, deployment, environment, errors
+from scripts import cloud, deployment, environment, errors, garbage
 from scripts import release as releases
 from scripts import share as shares
 from scripts.environment import Environment
 from scripts.files import ShareClient
+from scripts.garbage import Item
 from scripts.lock import Lock
 from tests.conftest import RunningStandIn, running_stand_in
 from tests.faults import Switch
-from tests.share_on_stand_in import ACCOUNT, RESOURCE_GROUP, clients_of, new_share
+from tests.share_on_stand_in import ACCOUNT, RESOURCE_GROUP, clients_of, new_share, sdk_share
 from tests.test_deployment import STORAGE, Heard, own_account, small_template, with_parameters
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 DEPLOYMENTS = "/providers/Microsoft.Resources/deployments/inferops"
@@ -265,34 +269,76 @@ def test_what_is_written_under_a_lease_is_not_sent_again_once_it_is_lost(
     share: ShareClient, switch: Switch, write: str
 ) -> None:
     """Whatever the service answered before: by then another run may hold the share."""
-    asked: list[float] = []
 
     def lost_after_the_first_attempt() -> float:
-        if asked:
+        if switch.fired()[0]:
             raise errors.Locked("The lease was lost.", "Run the same command again.")
-        asked.append(30.0)
-        return asked[0]
+        return 30.0
 
+    leased = share.within(lost_after_the_first_attempt)
     sent = {
-        "current": lambda: shares.write_small_file(share, "current", b"x", seconds_left=lost_after_the_first_attempt),
-        "rename": lambda: shares.move_folder(share, "model-cache", "moved", seconds_left=lost_after_the_first_attempt),
-        "removal": lambda: shares.delete_file(
-            share, "model-cache/demo/config.json", seconds_left=lost_after_the_first_attempt
-        ),
+        "current": lambda: shares.write_small_file(leased, "current", b"x"),
+        "rename": lambda: shares.move_folder(leased, "model-cache", "moved"),
+        "removal": lambda: shares.delete_file(leased, "model-cache/demo/config.json"),
     }
     with (
         switch.on({"fault": "unavailable", "service": "files", "method": ["PUT", "DELETE"], "count": 1}),
         pytest.raises(errors.Locked),
     ):
         sent[write]()
-    assert asked
     assert shares.list_folder(share, "") == [("model-cache", None)]
     assert shares.file_exists(share, "model-cache/demo/config.json")
 
 
 def test_an_answer_is_not_waited_for_beyond_the_lease(share: ShareClient, switch: Switch) -> None:
-    left = itertools.chain([2.0], itertools.repeat(40.0))
     with switch.on({"fault": "latency", "service": "files", "method": ["PUT"], "seconds": 3, "count": 1}):
-        shares.write_small_file(share, "current", b"x", seconds_left=lambda: next(left))
+        leased = share.within(lambda: 40.0 if switch.fired()[0] else 2.0)
+        shares.write_small_file(leased, "current", b"x")
         (rule,) = switch.rules()
     assert rule["met"] == 2, "the first attempt was given up, and there was time for a second one"
+
+
+REST = Item("rest", "releases/.removed-0123", ("file",), (), 1)
+
+
+def remove_rest(share: ShareClient, package: releases.Package) -> None:
+    with Lock(share, lease_seconds=15) as lock:
+        garbage.remove(share, lock, [REST])
+
+
+@pytest.mark.parametrize(
+    ("run", "path"), [(deploy, "safetensors$"), (deploy, "release[.]json$"), (remove_rest, f"{REST.folder}/file$")]
+)
+def test_a_run_that_has_lost_its_lease_ends_and_leaves_the_next_one_alone(
+    share: ShareClient,
+    package: releases.Package,
+    faulty: RunningStandIn,
+    switch: Switch,
+    run: Callable[[ShareClient, releases.Package], None],
+    path: str,
+) -> None:
+    """Two complete the same folder, or remove it; the first is told to ask again in an hour, and loses its lease."""
+    shares.make_folders(share, [REST.folder])
+    shares.write_small_file(share, f"{REST.folder}/file", b"x")
+    ended: list[errors.InferopsError] = []
+
+    def first() -> None:
+        try:
+            run(share, package)
+        except errors.InferopsError as error:
+            ended.append(error)
+
+    busy = {"fault": "unavailable", "service": "files", "method": ["PUT", "DELETE"], "path": path, "count": 1}
+    with switch.on({**busy, "retry_after_seconds": 3600}), clients_of(faulty, RESOURCE_GROUP) as clients:
+        thread = threading.Thread(target=first, daemon=True)
+        thread.start()
+        until(lambda: switch.fired()[0], "the request that is refused for now")
+        ShareLeaseClient(sdk_share(faulty, share.share_name)).break_lease(lease_break_period=0)
+        run(clients.share(ACCOUNT, share.share_name), package)
+        until(lambda: not thread.is_alive(), "the end of the first run")
+    assert isinstance(ended[0], errors.Locked)
+    if run is deploy:
+        shutil.rmtree(faulty.state / "shares" / ACCOUNT / share.share_name / REST.folder)
+        check_whole(share, package, faulty.state)
+    else:
+        assert not shares.folder_exists(share, REST.folder)

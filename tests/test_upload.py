@@ -19,7 +19,7 @@ from scripts import release as releases
 from scripts import share as shares
 from scripts import upload as uploads
 from scripts.bundle import FileEntry, read_local
-from scripts.errors import CloudError, InferopsError, NotFound
+from scripts.errors import CloudError, InferopsError, Locked, NotFound
 from scripts.files import ShareClient
 from scripts.lock import Lock
 from scripts.progress import Progress
@@ -448,6 +448,36 @@ def test_an_interruption_ends_also_what_waits_to_be_sent_again(
         assert not [thread for thread in threading.enumerate() if thread.name.startswith(("request", "file"))]
         assert switch.fired() == asked
         assert asked[0] <= shares.PARALLEL_REQUESTS
+
+
+def test_nothing_of_a_plan_is_sent_once_its_time_has_ended(share: ShareClient, switch: Switch, tmp_path: Path) -> None:
+    """As when a lease was lost, after any of nine requests: the deletion of a file and of a folder, two new folders, a
+    copy and a look at it, a large file, its range, its mark."""
+    medium = os.urandom(100_000)
+    before = write(tmp_path / "before", {"gone/file": b"gone"})
+    local = read_local({"": write(tmp_path / "after", {"new/medium": medium, "large": bytes(4 * MIB) + b"end"})})
+    send(share, write(tmp_path / "elsewhere", {"medium": medium}), "elsewhere")
+    elsewhere = {hashlib.sha256(medium).hexdigest(): "elsewhere/medium"}
+
+    def met() -> int:
+        count: int = switch.rules()[0]["met"]
+        return count
+
+    for allowed in range(10):
+        folder = f"target{allowed}"
+        send(share, before, folder)
+        plan = shares.plan(local, shares.read_remote(share, folder), folder=folder, elsewhere=elsewhere)
+
+        def seconds_left(allowed: int = allowed) -> float:
+            if met() >= allowed:
+                raise Locked("The lease was lost.", "Run the same command again.")
+            return 60.0
+
+        with switch.on({"fault": "latency", "seconds": 0, "path": f"/{share.share_name}[/?]"}):
+            with pytest.raises(Locked) if allowed < 9 else contextlib.nullcontext():
+                uploads.apply(share.within(seconds_left), plan, local)
+            assert met() == allowed
+    assert contents(share, folder) == {"new/medium": medium, "large": bytes(4 * MIB) + b"end"}
 
 
 def test_a_busy_service_is_waited_for(share: ShareClient, switch: Switch, tmp_path: Path) -> None:
