@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -42,6 +43,8 @@ def pytest_configure() -> None:
     """What a shell starts in the background ignores SIGINT, and so would every process that a test interrupts. And what
     the tests start shares its cores with other tests, whether it begins in a busy moment or not."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # What is imported stays: to look for garbage in it, again and again, takes a third of the time until the first test.
+    gc.disable()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -49,6 +52,17 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Longest modules first; within them, and for all others, the order stays."""
     items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST_FIRST) if item.path.stem == name), 99))
+
+
+def pytest_collection_finish() -> None:
+    """From here on garbage is collected, of what the tests make."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Libraries in C tell of each object of theirs that is left at the end."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -204,7 +204,7 @@ def test_a_full_and_silent_queue_then_an_orderly_end(tiny_model: TinyModel, tmp_
     started = start_server(tmp_path, environment)
     try:
         started.wait_until("ready")
-        answers = Crowd(started, 12, tokens=150).wait()
+        answers = Crowd(started, 12, tokens=60).wait()
         whole = [answer.text for answer in answers if answer.status_code == 200]
         assert any("\n\n: keep-alive\n\n" in text for text in whole), "who waits gets comments, which clients ignore"
         for text in whole:
@@ -222,7 +222,7 @@ def test_a_full_and_silent_queue_then_an_orderly_end(tiny_model: TinyModel, tmp_
             page = client.send(client.build_request("GET", "/gradio_api/heartbeat/an-open-page"), stream=True)
             assert page.status_code == 200
             client.get("/ready")  # opens a second connection, which stays open while the server ends
-            crowd = Crowd(started, 7, tokens=300)  # as many as fit, so that the end takes its time
+            crowd = Crowd(started, 7, tokens=150)  # as many as fit, so that the end takes its time
             crowd.wait_until_all_run()
             started.process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + 60
