@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelFolderError, StoredTensor, shape_words
+from folders import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    ModelFolderError,
+    ModelFolderUnread,
+    StoredTensor,
+    shape_words,
+    unusable,
+)
 from lora import AdaptedModel, LoraLinear, Selection, replace_modules
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import Linear as PeftLinear
@@ -53,7 +61,8 @@ def attach(
 ) -> Adapted:
     """Load every adapter. `tensors` are the folders' stored tensors; `merge` is INFERENCE_MERGE.
 
-    Raises ModelFolderError for an adapter that does not fit the base model, ValueError when they cannot be merged.
+    Raises ModelFolderError for an adapter that does not fit the base model, ValueError when they cannot be merged,
+    OSError when one cannot be read now.
     """
     names = {adapter.name: f"adapter_{number}" for number, adapter in enumerate(adapters)}
     if merge == "on" and len(adapters) != 1:
@@ -97,10 +106,10 @@ def _load(
             _check_shapes(module, name, folder, tensors)
             read = {key: lazy[...] for key, lazy in reader.lazy(tensors).items()}
             result: Any = set_peft_model_state_dict(module, read, adapter_name=name, low_cpu_mem_usage=True)
-    except ModelFolderError:
+    except (ModelFolderError, ModelFolderUnread):
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFolderError(folder, f"does not fit the base model: {one_line(error)}") from error
+        raise unusable(folder, f"does not fit the base model: {one_line(error)}", error) from error
     promised = _stored_names(name, result.missing_keys)
     if promised:
         raise ModelFolderError(

@@ -4,6 +4,7 @@ broken folder is named with its reason. Reads headers only; knows neither torch 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import struct
@@ -42,11 +43,34 @@ ELEMENT_BYTES = {
 """The format's names of number formats that fill whole bytes, as the safetensors crate lists them (Dtype)."""
 
 
+LASTING = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
+)
+"""Why a file cannot be read that is as it is; other reasons are of the share and the network, and may pass."""
+
+
 class ModelFolderError(ValueError):
     """A model or adapter folder that cannot be used; the message names the folder and the reason."""
 
     def __init__(self, folder: Path, reason: str) -> None:
         super().__init__(f"{folder}: {reason}")
+
+
+class ModelFolderUnread(OSError):
+    """A folder that could not be read this time: its share did not answer, for one. The message is as above."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(f"{folder}: {reason}")
+
+
+def unusable(folder: Path, reason: str, error: BaseException) -> ModelFolderError | ModelFolderUnread:
+    """What to raise for a folder at which `error` came up: the second when that, or what it came of, may pass."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None and cause.errno not in LASTING:
+            return ModelFolderUnread(folder, reason)
+        cause = cause.__cause__ or cause.__context__
+    return ModelFolderError(folder, reason)
 
 
 @dataclass(frozen=True)
@@ -62,7 +86,8 @@ class StoredTensor:
 
 
 def check_model_folder(folder: Path) -> dict[str, StoredTensor]:
-    """The tensors of a base model's folder by name. Raises ModelFolderError when a part is missing or broken."""
+    """The tensors of a base model's folder by name. Raises ModelFolderError when a part is missing or broken, OSError
+    when it cannot be read now."""
     _require_folder(folder)
     read_json(folder, "config.json")
     if not any((folder / name).is_file() for name in TOKENIZERS):
@@ -80,7 +105,7 @@ def check_model_folder(folder: Path) -> dict[str, StoredTensor]:
 
 
 def check_adapter_folder(folder: Path) -> dict[str, StoredTensor]:
-    """The tensors of a LoRA adapter's folder by name. Raises ModelFolderError as above."""
+    """The tensors of a LoRA adapter's folder by name. Raises as above."""
     _require_folder(folder)
     config = read_json(folder, ADAPTER_CONFIG)
     kind, bias = config.get("peft_type"), config.get("bias", "none")
@@ -97,13 +122,13 @@ def check_adapter_folder(folder: Path) -> dict[str, StoredTensor]:
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON object of the folder. Raises ModelFolderError when there is none."""
+    """A JSON object of the folder. Raises ModelFolderError when there is none, OSError when it cannot be read now."""
     try:
         document = json.loads((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelFolderError(folder, f"has no {name}") from None
     except OSError as error:
-        raise ModelFolderError(folder, f"{name} cannot be read ({error.strerror})") from None
+        raise unusable(folder, f"{name} cannot be read ({error.strerror})", error) from None
     except (ValueError, RecursionError) as error:
         raise ModelFolderError(folder, f"{name} is not JSON ({error})") from None
     if not isinstance(document, dict):
@@ -139,7 +164,7 @@ def _stored_tensors(folder: Path, name: str) -> dict[str, StoredTensor]:
                 raise ModelFolderError(folder, f"{name} is not a safetensors file, or is cut off ({size} bytes)")
             header = stream.read(length)
     except OSError as error:
-        raise ModelFolderError(folder, f"{name} cannot be read ({error.strerror})") from None
+        raise unusable(folder, f"{name} cannot be read ({error.strerror})", error) from None
     try:
         entries = json.loads(header)
         tensors = {key: _stored(file, entry, 8 + length) for key, entry in entries.items() if key != "__metadata__"}

@@ -18,11 +18,13 @@ from batch import Batch, Causal, make_batch
 from engine import Report
 from folders import (
     ModelFolderError,
+    ModelFolderUnread,
     StoredTensor,
     check_adapter_folder,
     check_model_folder,
     read_json,
     shape_words,
+    unusable,
 )
 from lineage import check_base
 from lora import AdaptedModel
@@ -85,7 +87,7 @@ def load(
     """Check, read and load everything, and compute a first answer.
 
     The strings are the settings of the same names. Raises ModelFolderError for a folder that cannot be used, ValueError
-    when the model does not fit this machine or what is asked of it.
+    when the model does not fit this machine or what is asked of it. Whatever else it raises may not come up again.
     """
     adapters = tuple(adapters)
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -184,7 +186,7 @@ def _load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFolderError(folder, f"its tokenizer cannot be loaded: {one_line(error)}") from error
+        raise unusable(folder, f"its tokenizer cannot be loaded: {one_line(error)}", error) from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ModelFolderError(folder, "its tokenizer has no fast form (tokenizer.json)")
     return tokenizer
@@ -215,10 +217,10 @@ def _load_base(
         module.name_or_path = str(folder)
         if (folder / "generation_config.json").is_file():
             module.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    except ModelFolderError:
+    except (ModelFolderError, ModelFolderUnread, torch.AcceleratorError):
         raise
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFolderError(folder, f"cannot be loaded: {one_line(error)}") from error
+        raise unusable(folder, f"cannot be loaded: {one_line(error)}", error) from error
     if mismatched := sorted(told["mismatched_keys"]):
         name, stored, expected = mismatched[0]
         raise ModelFolderError(

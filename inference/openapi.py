@@ -40,7 +40,7 @@ _READINESS: Json = {
         "models": {"type": "array", "items": {"type": "string"}},
         "default_model": {"type": "string"},
         "phase": {"type": "string", "description": "What the server is doing"},
-        "error": {"type": ["string", "null"], "description": "Why the model could not be loaded"},
+        "error": {"type": ["string", "null"], "description": "Why the model cannot be served"},
         "ledger": {
             "type": "object",
             "description": "The start's steps, with their units in their names",

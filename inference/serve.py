@@ -1,7 +1,7 @@
 """The entry: settings -> engine -> API and page -> serve until SIGTERM.
 
 The port opens at once while the model loads in the engine's thread; the log and /ready say how far it is. The page is
-built when somebody first looks for it.
+built when somebody first looks for it. When the engine cannot go on the process ends, so that a new one is started.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("serve")
 
 EXIT_BAD_SETTINGS = 2
+EXIT_BROKEN = 3
+TELLING_SECONDS = 180.0
+"""How long /ready tells why a model did not load before a new process tries again: a deploy asks within seconds, and a
+replica that ends at once is restarted at ever longer intervals, in which nobody can be asked."""
 KEPT_KERNELS = 128
 HEAPS = 2
 M_ARENA_MAX = -8
@@ -66,7 +70,7 @@ def main() -> int:
     if cores.are_shared(cores.text(cores.CPU_QUOTA), cores.text(cores.CPU_PRESSURE)):
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _bound_kept_memory(os.environ)
-    return asyncio.run(_serve(settings))
+    return asyncio.run(_serve(settings, _loader(settings)))
 
 
 def _bound_kept_memory(environment: MutableMapping[str, str]) -> None:
@@ -87,11 +91,17 @@ def _bound_kept_memory(environment: MutableMapping[str, str]) -> None:
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, HEAPS)
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, load: Load, telling_seconds: float = TELLING_SECONDS) -> int:
     """Serve until told to end; then the process ends here. Returns the exit code when it could not begin."""
     limits, metrics = settings.limits, Metrics()
+    loop, broken = asyncio.get_running_loop(), asyncio.Event()
+
+    def on_broken(was_ready: bool) -> None:
+        # Behind what the engine has just told this loop: the ends of all open requests.
+        loop.call_soon_threadsafe(loop.call_later, 0 if was_ready else telling_seconds, broken.set)
+
     engine = Engine(
-        load=_loader(settings),
+        load=load,
         models=settings.model_names,
         default_model=settings.default_model,
         limits=EngineLimits(
@@ -102,6 +112,7 @@ async def _serve(settings: Settings) -> int:
             request_seconds=limits.request_seconds,
         ),
         observer=metrics,
+        on_broken=on_broken,
     )
     metrics.watch(engine, settings.release)
     about = About(settings.release, settings.created, settings.keep_alive_seconds)
@@ -130,13 +141,16 @@ async def _serve(settings: Settings) -> int:
         return 1
     log.info("release %s: listening on %s:%d", settings.release, settings.host, settings.port)
     engine.start()
-    await _serve_until_told(server, listener, engine, page, settings.shutdown_grace_seconds)
+    told = await _serve_until_told(server, listener, engine, page, broken, settings.shutdown_grace_seconds)
     await page.closed(2)
-    log.info("ended")
+    if told:
+        log.info("ended")
+    else:
+        log.error("ended with exit code %d: a new process is needed", EXIT_BROKEN)
     logging.shutdown()
     # At once: a thread that still loads the model or the page cannot be stopped, and Python would take seconds to put
     # torch away, while the platform waits for the end of this process.
-    os._exit(0)
+    os._exit(0 if told else EXIT_BROKEN)
 
 
 def _loader(settings: Settings) -> Load:
@@ -200,9 +214,17 @@ class _Server(uvicorn.Server):
 
 
 async def _serve_until_told(
-    server: uvicorn.Server, listener: socket.socket, engine: Engine, page: LatePage, grace_seconds: float
-) -> None:
-    """Serve; on SIGTERM or SIGINT finish what runs within the grace period. A second signal ends it at once."""
+    server: uvicorn.Server,
+    listener: socket.socket,
+    engine: Engine,
+    page: LatePage,
+    broken: asyncio.Event,
+    grace_seconds: float,
+) -> bool:
+    """Serve; on SIGTERM or SIGINT finish what runs within the grace period. A second signal ends it at once.
+
+    Returns whether it was told so; false when `broken` ended it.
+    """
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -214,8 +236,14 @@ async def _serve_until_told(
         told.set()
         log.info("%s: no new requests; %d may finish within %.0f s", number.name, engine.open_requests, grace_seconds)
 
+    async def give_up() -> None:
+        await broken.wait()
+        page.end()
+        server.should_exit = True
+
     async def drain() -> None:
         await told.wait()
+        giving_up.cancel()
         if not await engine.drain(grace_seconds):
             log.warning("the grace period is over: requests that still ran were cut short")
         page.end()
@@ -223,10 +251,12 @@ async def _serve_until_told(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    draining = asyncio.create_task(drain())
+    giving_up, draining = asyncio.create_task(give_up()), asyncio.create_task(drain())
     await server.serve(sockets=[listener])
+    giving_up.cancel()
     draining.cancel()
     page.end()
+    return told.is_set()
 
 
 def _listen(host: str, port: int) -> socket.socket:

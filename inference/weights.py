@@ -19,7 +19,7 @@ from pathlib import Path
 from types import EllipsisType, TracebackType
 
 import torch
-from folders import ModelFolderError, StoredTensor
+from folders import ModelFolderError, StoredTensor, unusable
 
 BLOCK_BYTES = 4 * 1024 * 1024
 READERS = 16
@@ -92,7 +92,8 @@ class WeightReader:
         return {name: LazyTensor(self, tensors[name]) for name in order}
 
     def take(self, stored: StoredTensor) -> torch.Tensor:
-        """One tensor, on the CPU; from any thread. Raises ModelFolderError when it cannot be read."""
+        """One tensor, on the CPU; from any thread. Raises ModelFolderError when it cannot be read, OSError when
+        that may pass."""
         with self._lock:
             reading = self._begun.pop(stored, None)
             if reading is None:
@@ -135,7 +136,7 @@ class WeightReader:
                     raise ModelFolderError(folder, f"{name} became shorter while it was read: was it replaced?")
                 done += count
         except OSError as error:
-            raise ModelFolderError(folder, f"{name} cannot be read ({error.strerror})") from None
+            raise unusable(folder, f"{name} cannot be read ({error.strerror})", error) from None
         finally:
             self._count(done)
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,9 @@ from scripts.errors import CloudError, NotFound, NotReady, NotSignedIn, Unanswer
 
 CANNOT_SERVE = "the model cannot be served:"
 """What the app writes into its log, with the reason behind it, when its model does not load (inference/engine.py)."""
+
+ENDED = " serve: ended"
+"""In its last line, behind which a process that is started in its place writes (inference/serve.py)."""
 
 LONGEST_TAIL = 300
 """The most lines of the past that the log stream gives (azure-cli: containerapp logs show --tail)."""
@@ -304,7 +308,9 @@ def wait_until_ready(
             looked_at = time.monotonic()
             state = app.state()
             lines = _new_log(app, state, restart)
-            reason = next((line.partition(CANNOT_SERVE)[2].strip() for line in lines if CANNOT_SERVE in line), None)
+            of_this_process = takewhile(lambda line: ENDED not in line, lines)
+            told_why = (line.partition(CANNOT_SERVE)[2].strip() for line in of_this_process if CANNOT_SERVE in line)
+            reason = next(told_why, None)
             if reason:
                 raise _not_ready(app, restart, f"The app cannot serve release {release}: {reason}.")
             own = next(filter(None, map(_OWN_LOG_LINE.search, lines)), None)

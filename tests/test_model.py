@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -261,6 +262,39 @@ def test_a_file_that_shrinks_while_it_is_read(share: TinyModel) -> None:
     with WeightReader(lambda read_bytes, seconds: None) as reader, pytest.raises(ModelFolderError) as error:
         reader.take(last)
     assert str(error.value) == f"{share.base}: {WEIGHTS} became shorter while it was read: was it replaced?"
+
+
+def fail_to_read(file: Path) -> None:
+    """From now on reading it is an error of input and output, as of a share that does not answer."""
+    file.unlink()
+    file.symlink_to("/proc/self/mem")  # of which the first page is nobody's
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("config.json", "config.json cannot be read (Input/output error)"),
+        ("tokenizer.json", "its tokenizer cannot be loaded: OSError: [Errno 5] Input/output error"),
+    ],
+)
+def test_what_cannot_be_read_now_is_not_the_folders_fault(share: TinyModel, name: str, expected: str) -> None:
+    fail_to_read(share.base / name)
+    with pytest.raises(OSError, match=re.escape(f"{share.base}: {expected}")):
+        load(share)
+
+
+def test_weights_that_cannot_be_read_now(share: TinyModel) -> None:
+    from folders import check_adapter_folder, check_model_folder
+    from weights import WeightReader
+
+    for folder, check in ((share.base, check_model_folder), (share.adapters[0].folder, check_adapter_folder)):
+        tensors = check(folder)
+        (file,) = {stored.file for stored in tensors.values()}
+        fail_to_read(file)
+        with WeightReader(lambda read_bytes, seconds: None) as reader:
+            lazy = reader.lazy(tensors)
+            with pytest.raises(OSError, match=re.escape(f"{folder}: {file.name} cannot be read (Input/output error)")):
+                next(iter(lazy.values()))[...]
 
 
 def test_adapter_names_with_dots_and_slashes(tiny_model: TinyModel) -> None:

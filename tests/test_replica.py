@@ -203,6 +203,23 @@ def test_the_log_of_a_replica_that_has_ended_tells_nothing_of_the_one_that_is_aw
     assert len(said) == 1 and "HTTP 503" in said[0]
 
 
+def test_what_an_ended_process_could_not_do_tells_nothing_of_the_one_started_in_its_place(world: World) -> None:
+    """A replica keeps its log when its container is restarted, as after a model that computed nothing any more."""
+    behaviour, state = world.app_server.behaviour, world.manager.state
+    behaviour.release, state.replicas = "r2", [replica("theapp--1-new", restarts=1)]
+    state.log = [
+        f"2026-11-21T10:00:01Z ERROR engine: {replicas.CANNOT_SERVE} it computes nothing any more",
+        "2026-11-21T10:00:02Z ERROR serve: ended with exit code 3: a new process is needed",
+    ]
+    behaviour.gateway_failures = 10  # enough for the log to be looked at between them
+    readiness, _ = world.wait(world.app.state().as_it_is())
+    assert readiness.release == "r2"
+    state.log.append(f"2026-11-21T10:00:09Z ERROR engine: {replicas.CANNOT_SERVE} no folder models/x")
+    behaviour.gateway_failures = 10
+    with pytest.raises(NotReady, match="cannot serve release r2: no folder models/x"):
+        world.wait(world.app.state().as_it_is())
+
+
 def test_a_model_that_cannot_be_loaded_is_told_at_once_with_the_log(world: World) -> None:
     behaviour = world.app_server.behaviour
     behaviour.status, behaviour.error, behaviour.release = "failed", "no folder models/x", "r2"
