@@ -15,31 +15,18 @@ from typing import Any
 import gradio as gr
 from auth import KEY_NAME
 from engine import Engine
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
 from generation import ChatRequest
 from limits import KeyLimits
 from page_answers import NOT_ANSWERED, answers, beside_each_other, conversation
+from page_door import PageDoor
+from starlette.middleware.cors import CORSMiddleware
 from ui_style import STYLE, theme
 
 PLACEHOLDER = "### Ask the model something\nThe whole conversation is sent each time."
 
-
 SESSIONS = 200
 """How many conversations are kept for browsers and clients that may come again: by itself Gradio keeps 10,000."""
-
-CLOSED = (
-    "/gradio_api/upload",
-    "/gradio_api/process_recording",
-    "/gradio_api/deep_link",
-    "/gradio_api/file={rest:path}",
-    "/gradio_api/file/{rest:path}",
-    "/gradio_api/proxy={rest:path}",
-    "/gradio_api/stream/{rest:path}",
-    "/monitoring",
-    "/monitoring/{rest:path}",
-)
-"""What every Gradio application answers and this page never asks for: whoever has a key could fill the disk with files,
-or read what others do."""
 
 
 def build_page(engine: Engine, key_limits: KeyLimits, *, base: str, release: str) -> FastAPI:
@@ -60,8 +47,9 @@ def build_page(engine: Engine, key_limits: KeyLimits, *, base: str, release: str
                 _compare_tab(engine, questions.compare, settings)
     blocks.state_session_capacity = SESSIONS
     around = FastAPI(openapi_url=None)
-    for path in CLOSED:
-        around.add_api_route(path, _nothing_here, methods=["GET", "HEAD", "POST"])
+    around.add_middleware(PageDoor)
+    # It allows no origin. Without it Gradio allows each, on any host but loopback.
+    around.add_middleware(CORSMiddleware)
     page: FastAPI = gr.mount_gradio_app(
         around,
         blocks,
@@ -75,10 +63,6 @@ def build_page(engine: Engine, key_limits: KeyLimits, *, base: str, release: str
         css=STYLE,
     )
     return page
-
-
-def _nothing_here() -> None:
-    raise HTTPException(404)
 
 
 @dataclass(frozen=True)

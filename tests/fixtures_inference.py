@@ -201,9 +201,16 @@ class Server:
     address: str
     log_file: Path
     started: float = field(default_factory=time.monotonic)
+    reached_file: Path | None = None
+    """Where tests/watched.py writes, when the process was started by it."""
 
     def log(self) -> str:
         return self.log_file.read_text(encoding="utf-8")
+
+    def reached(self) -> list[str]:
+        """The names that the process has looked up and the addresses that it has connected to, since it began."""
+        assert self.reached_file is not None
+        return self.reached_file.read_text(encoding="utf-8").splitlines()
 
     def get(self, path: str, **arguments: Any) -> httpx.Response:
         return self.request("GET", path, **arguments)
@@ -291,7 +298,10 @@ def server(request: pytest.FixtureRequest, tiny_model: TinyModel, tmp_path_facto
         environment["INFERENCE_KEY_REQUESTS_PER_MINUTE"] = "metered=3"
         environment["INFERENCE_KEY_CONCURRENT"] = "single=1"
         environment["INFERENCE_BODY_SECONDS"] = str(BODY_SECONDS)
-        started = start_server(folder, environment)
+        reached_file = folder / "reached"
+        watched = str(Path(__file__).with_name("watched.py"))
+        started = start_server(folder, environment, (sys.executable, watched, str(reached_file), "serve.py"))
+        started.reached_file = reached_file
         request.config.add_cleanup(started.end)
         started.wait_until("ready")
         request.config.stash[_SERVER] = started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
 import threading
@@ -180,23 +181,141 @@ def test_gradio_client_without_the_key(page: Server) -> None:
         gradio_client.Client(page.address, auth=("anybody", "wrong"), verbose=False)
 
 
+# What the page does not need
+
+ELSEWHERE = "http://files.invalid/weights.bin"
+FILE = {"path": ELSEWHERE, "meta": {"_type": "gradio.FileData"}}
+
+
+def told(*content: Any) -> list[dict[str, Any]]:
+    """A conversation with one turn."""
+    return [{"role": "user", "metadata": None, "content": list(content), "options": None}]
+
+
+# Gradio would download every one of these for the server, by itself or by what makes a component of it.
+FETCHED: dict[str, Any] = {
+    "a file": FILE,
+    "a file without its mark": {"path": ELSEWHERE},
+    "a file of another name": {**FILE, "url": ELSEWHERE, "orig_name": "weights.bin", "size": 1},
+    "a file in a list": [["the fox", FILE]],
+    "a file in an object": {"text": {"text": FILE}},
+    "a file in a conversation": told({"type": "file", "file": FILE, "alt_text": None}),
+    "a component in a conversation": told(
+        {"type": "component", "component": "file", "value": FILE, "constructor_args": {}, "props": {}}
+    ),
+    "a component that shows a page": told(
+        {"type": "component", "component": "image", "value": FILE, "constructor_args": {}, "props": {}}
+    ),
+}
+
+
+def endpoints(page: Server) -> list[dict[str, Any]]:
+    """All that a client can call, the page's own events among it."""
+    found: list[dict[str, Any]] = page.get("/config", headers=BEARER).json()["dependencies"]
+    return found
+
+
+@pytest.fixture
+def caller(page: Server) -> Iterator[httpx.Client]:
+    # A connection each: on one that is kept, each body waits 40 ms for the head to be acknowledged.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    address = page.address + "/gradio_api/"
+    with httpx.Client(base_url=address, headers=BEARER, timeout=60, verify=False, limits=limits) as client:
+        yield client
+
+
+def test_no_value_makes_the_server_fetch_anything(page: Server, caller: httpx.Client) -> None:
+    """As any value of any event of the page, by each route that takes one."""
+    for endpoint in endpoints(page):
+        inputs = len(endpoint["inputs"])
+        for name, value in FETCHED.items():
+            body = {"data": [value] * inputs, "fn_index": endpoint["id"], "session_hash": "fetching"}
+            # What a click tells of itself: of an option, of an example.
+            option = {**body, "data": [None] * inputs, "event_data": {"index": 0, "value": value}}
+            example = {**option, "event_data": {"index": 0, "value": {"text": "x", "files": [FILE]}}}
+            for asked in (body, option, example) if inputs else (option, example):
+                refused = caller.post("run/predict", json=asked)
+                assert refused.status_code == 400, (endpoint["targets"], name, refused.text)
+                assert "This page takes text alone" in refused.json()["detail"]
+            if inputs:
+                assert caller.post("queue/join", json=body).status_code == 400
+    assert page.reached() == []
+
+
+def test_no_way_of_writing_a_value_makes_the_server_fetch_anything(page: Server, caller: httpx.Client) -> None:
+    compare = next(endpoint["id"] for endpoint in endpoints(page) if endpoint["api_name"] == "compare")
+    plain = json.dumps({"data": [FILE, "default", "other", "", 0, 8], "fn_index": compare, "session_hash": "written"})
+    escaped = plain.replace("meta", "\\u006deta").replace("gradio", "\\u0067radio").replace("path", "pat\\u0068")
+    assert escaped != plain
+    assert json.loads(escaped) == json.loads(plain)
+    twice = plain.replace('"meta":', '"meta": {}, "meta":').replace('{"data":', '{"data": [], "data":')
+    written = [plain.encode(), escaped.encode(), twice.encode(), *(plain.encode(name) for name in ("utf-16", "utf-32"))]
+    for body in [*written, b"\xef\xbb\xbf" + plain.encode(), b"[" * 100_000, b"", b"\xff", b"7", b"[]"]:
+        for path in ("run/predict", "queue/join"):
+            for media_type in ("application/json", "application/vnd.api+json", "text/plain", "application/msgpack"):
+                refused = caller.post(path, headers={"content-type": media_type}, content=body)
+                assert refused.status_code in (400, 422), (path, media_type, body[:80], refused.text)
+    assert page.reached() == []
+
+
+def test_gradio_client_cannot_make_the_server_fetch_anything(page: Server) -> None:
+    client = gradio_client.Client(page.address, headers=BEARER, verbose=False)
+    file = gradio_client.handle_file(ELSEWHERE)
+    with pytest.raises(httpx.HTTPStatusError, match="400"):
+        client.predict(file, "default", "other", "", 0, 8, api_name="/compare")
+    assert page.reached() == []
+
+
 def test_what_the_page_does_not_need_is_closed(page: Server) -> None:
-    given = httpx.post(
-        page.address + "/gradio_api/upload", files={"files": ("a.txt", b"words")}, headers=BEARER, timeout=60
-    )
-    assert given.status_code == 404, given.text
-    for path in (
-        "/gradio_api/file=/etc/hostname",
-        "/gradio_api/file/etc/hostname",
-        "/gradio_api/proxy=https://localhost/",
-        "/gradio_api/deep_link?session_hash=x",
-        "/gradio_api/stream/x/1/2/playlist.m3u8",
-        "/monitoring",
-        "/monitoring/summary",
-        "/redoc",
+    for method, path in (
+        ("POST", "/gradio_api/upload"),
+        ("POST", "/gradio_api/component_server"),
+        ("POST", "/gradio_api/component_server/"),
+        ("POST", "/gradio_api/process_recording"),
+        ("POST", "/gradio_api/stream/x"),
+        ("POST", "/gradio_api/vibe-edit"),
+        ("POST", "/gradio_api/call/compare"),
+        ("POST", "/gradio_api/call/v2/compare"),
+        ("POST", "/gradio_api/api/compare"),
+        ("POST", "/gradio_api/run/compare"),
+        ("POST", "/gradio_api/run/predict/"),
+        ("POST", "/"),
+        ("PUT", "/gradio_api/queue/join"),
+        ("GET", "/gradio_api/file=/etc/hostname"),
+        ("GET", "/gradio_api/file/etc/hostname"),
+        ("GET", "/gradio_api/proxy=https://localhost/"),
+        ("HEAD", "/gradio_api/proxy=https://localhost/"),
+        ("GET", "/gradio_api/deep_link?session_hash=x"),
+        ("GET", "/gradio_api/stream/x/1/2/playlist.m3u8"),
+        ("GET", "/gradio_api/queue/status"),
+        ("GET", "/gradio_api/startup-events"),
+        ("GET", "/custom_component/1/client/component/index.js"),
+        ("GET", "/monitoring"),
+        ("GET", "/monitoring/summary"),
+        ("GET", "/redoc"),
     ):
-        assert page.get(path, headers=BEARER).json() == {"detail": "Not Found"}, path
+        closed = page.request(method, path, headers=BEARER)
+        assert closed.status_code == 404, (method, path)
+        if method != "HEAD":
+            assert closed.json() == {"detail": "Not Found"}, (method, path)
     assert page.get("/config", headers=BEARER).status_code == 200
+
+
+def test_a_body_that_is_too_large_is_refused_here_too(caller: httpx.Client) -> None:
+    body = {"data": ["x" * 3_000_000], "fn_index": 0, "session_hash": "large"}
+    assert caller.post("run/predict", json=body).status_code == 413
+
+
+def test_scripts_of_other_sites_are_told_nothing(page: Server) -> None:
+    """Also on a host's own name: on loopback Gradio is careful by itself."""
+    told_of = {**BEARER, "origin": "http://evil.example", "host": "model.example"}
+    for path in ("/gradio_api/info", "/config", "/", "/theme.css"):
+        answer = page.get(path, headers=told_of)
+        assert answer.status_code == 200
+        assert [name for name in answer.headers if name.startswith("access-control-")] == [], path
+    asking = {**told_of, "access-control-request-method": "POST"}
+    answer = page.request("OPTIONS", "/gradio_api/queue/join", headers=asking)
+    assert "access-control-allow-origin" not in answer.headers
 
 
 def test_conversations_are_not_kept_without_end(paced: PacedPage) -> None:
