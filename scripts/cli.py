@@ -93,7 +93,7 @@ def _failed(error: Exception, as_json: bool) -> int:
     from scripts.github import current_job
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        error = InferopsError(f"There is no room left where this writes: {error}.", "Make room, and run it again.")
+        error = InferopsError(f"There is no space left where this writes: {error}.", "Make space, and run it again.")
     elif not isinstance(error, InferopsError):
         error = _unexpected(error)
     job = current_job()
@@ -219,7 +219,7 @@ def provision(context: click.Context, environment: str, as_json: bool, always: b
 def deploy(context: click.Context, environment: str, as_json: bool, config: Path | None, dry_run: bool) -> None:
     """Make a release of this checkout, use it and prove it.
 
-    What is new is sent, the replica restarts, the proof asks, and the endpoint is published. A release that does not
+    What is new is sent, the replica restarts, the proof is made, and the endpoint is published. A release that does not
     serve, or does not answer as it must, is taken back: exit code 4.
     """
     from scripts import report, rollout
@@ -283,7 +283,7 @@ def _print_deployed(as_json: bool, done: Deployed, unchanged: str) -> None:
 )
 @click.pass_context
 def history(context: click.Context, environment: str, as_json: bool, config: Path | None, limit: int) -> None:
-    """Show who put which release into use, when, how it went.
+    """Show who put which release into use, when, and how it went.
 
     `*` is the one in use, proven or not; proven is one that passed its proof.
     """
@@ -320,7 +320,7 @@ def diff(context: click.Context, environment: str, as_json: bool, config: Path |
 @_config
 @click.option("--keep", type=click.IntRange(min=0), default=5, show_default=True, help="Releases kept to go back to.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
-@click.option("--yes", is_flag=True, help="Do not ask, where there is a terminal to ask at.")
+@click.option("--yes", is_flag=True, help="Do not ask, even at a terminal.")
 @click.pass_context
 def gc(
     context: click.Context, environment: str, as_json: bool, config: Path | None, keep: int, dry_run: bool, yes: bool
@@ -367,9 +367,9 @@ def pull(
     config: Path | None,
     with_adapters: bool,
 ) -> None:
-    """Bring a RELEASE of the share into an empty FOLDER.
+    """Download a RELEASE from the share into an empty FOLDER.
 
-    RELEASE is an id, its beginning, or `current`. What comes is checked by its hashes.
+    RELEASE is an id, its beginning, or `current`. Every file is checked against its hash.
     """
     from scripts import verbs
 
@@ -408,7 +408,7 @@ def restart(context: click.Context, environment: str, as_json: bool, config: Pat
 def status(context: click.Context, environment: str, as_json: bool, config: Path | None) -> None:
     """Show the app, its replicas and the release in use.
 
-    Also what the last start took. A sleeping app is not woken.
+    And how long each part of the last start took. A sleeping app is not woken.
     """
     from scripts import report
     from scripts import status as statuses
@@ -465,8 +465,8 @@ def chat(
 @inferops.command()
 @_environment
 @_config
-@click.option("--follow", "-f", is_flag=True, help="Go on with what is written, until Ctrl-C.")
-@click.option("--tail", type=click.IntRange(0, 300), default=100, show_default=True, help="Lines of the past.")
+@click.option("--follow", "-f", is_flag=True, help="Keep printing what is written, until Ctrl-C.")
+@click.option("--tail", type=click.IntRange(0, 300), default=100, show_default=True, help="Earlier lines to print.")
 @click.pass_context
 def logs(context: click.Context, environment: str, config: Path | None, follow: bool, tail: int) -> None:
     """Print the replica's log."""
@@ -498,14 +498,14 @@ def publish(context: click.Context, environment: str, as_json: bool, config: Pat
 @click.option(
     "--touched-by",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Only those that a change concerns: a file with the changed paths, one a line.",
+    help="Only those that a change concerns: a file with the changed paths, one per line.",
 )
 @click.pass_context
 def environments(context: click.Context, as_json: bool, touched_by: Path | None) -> None:
     """List the environments that can be acted on.
 
-    They come in the order of their promotion. One whose ids are still placeholders is named on stderr and left out, and
-    so is a local one without a stand-in.
+    They are listed in the order in which a merge deploys them. One whose ids are still placeholders is named on stderr
+    and left out, and so is a local one without a stand-in.
     """
     from scripts import fleet
     from scripts.github import current_job

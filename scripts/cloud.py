@@ -137,7 +137,7 @@ def cloud_of(environment: Environment, variables: Mapping[str, str]) -> Cloud:
         raise BadInput([Problem(str(file), "", None, message, "Start it: make local")]) from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         message = f"this is not what a stand-in announces ({type(error).__name__}: {error})"
-        raise BadInput([Problem(str(file), "", None, message, "Start the stand-in anew: make local")]) from None
+        raise BadInput([Problem(str(file), "", None, message, "Start the stand-in again: make local")]) from None
 
 
 class Clients:

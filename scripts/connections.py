@@ -188,7 +188,7 @@ def _trusting(certificate: Path | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=file)
     except OSError as error:  # an ssl.SSLError for what is no certificate is one, too
         what = f"the certificates to trust cannot be read ({error.strerror or error})"
-        next_step = f"Correct {variable}" if variable else "Start the stand-in anew: make local"
+        next_step = f"Correct {variable}" if variable else "Start the stand-in again: make local"
         raise BadInput([Problem(str(file), variable, None, what, next_step)]) from None
 
 
@@ -207,7 +207,7 @@ def _proxy_of(address: SplitResult) -> SplitResult | None:
     proxy = urlsplit(named if "://" in named else f"http://{named}")
     if proxy.scheme != "http" or not proxy.hostname:
         variable = f"{address.scheme.upper()}_PROXY"
-        what = "the proxy's address does not begin with http://, and no other is spoken to"
+        what = "the proxy's address does not begin with http://, and no other kind is supported"
         raise BadInput([Problem(None, variable, None, what, "Write it as http://HOST:PORT")])
     return proxy
 

@@ -306,7 +306,7 @@ def _refusal(response: httpx.Response, body: dict[str, Any]) -> CloudError:
 def _not_the_app(url: str, response: httpx.Response) -> ServiceFault:
     return ServiceFault(
         f"{url} answered HTTP {response.status_code} to {response.request.method} {response.request.url.path}, "
-        "and not as the app does.",
+        "which is not how the app answers.",
         "Check that the app runs (inferops status); right after a restart, wait a moment.",
         status=response.status_code,
     )

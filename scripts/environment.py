@@ -146,8 +146,8 @@ SCHEMA: dict[str, Any] = {
             },
         },
         "promote_from": {
-            "description": "The environment that a merge deploys before this one, which is left out when that one "
-            "fails; null for none. A button, and the command, do not ask for it.",
+            "description": "The environment that a merge deploys before this one; when it fails, this one is left "
+            "out. null for none. A button, and the command, do not look at it.",
             "type": ["string", "null"],
         },
     },

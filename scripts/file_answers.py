@@ -27,7 +27,7 @@ class FileProperties:
     """What the service tells of a file. Times are as it writes them, ISO 8601 in UTC to 100 ns.
 
     content_md5 is in base64, None for a file that was given none; copy_status is pending, success, aborted or failed,
-    None for a file that is no copy. Metadata's names are in lower case.
+    None for a file that is not a copy. Metadata's names are in lower case.
     """
 
     bytes: int
@@ -65,14 +65,14 @@ def size_in_all(answer: Answer) -> int:
 def listed(what: str, answer: Answer) -> tuple[list[tuple[str, int | None]], str]:
     """A page of a list, (name, bytes or None for a folder), and where the next one begins; empty for the last.
 
-    Raises CloudError, with what says what was being done, for an answer that is no list.
+    Raises CloudError, with what says what was being done, for an answer that is not a listing.
     """
     root = _parsed(answer.content)
     entries = None if root is None else root.find("Entries")
     if root is None or entries is None:
         raise CloudError(
-            f"{what[:1].upper()}{what[1:]} failed: the answer is no list of Azure Files.",
-            "See that nothing answers in its place, such as a proxy that asks for a password.",
+            f"{what[:1].upper()}{what[1:]} failed: the answer is not an Azure Files listing.",
+            "Check that nothing answers in its place, such as a proxy that asks for a password.",
         )
     found: list[tuple[str, int | None]] = []
     for entry in entries:

@@ -89,7 +89,8 @@ class AccessSignature:
     """A shared access signature (SAS) as a person has it. Raises BadInput for a text that cannot be one."""
 
     if_unknown: str | None = (
-        "Make AZURE_STORAGE_SAS_TOKEN anew: it has ended or not begun, was not copied whole, or its key was renewed."
+        "Make a new AZURE_STORAGE_SAS_TOKEN: this one has expired or not begun, was not copied whole, or its key was "
+        "renewed."
     )
 
     def __init__(self, signature: str) -> None:

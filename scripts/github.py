@@ -126,7 +126,7 @@ class Job:
                 break
         raise NotSignedIn(
             f"GitHub did not give an OIDC assertion: {reason}.",
-            "Run the job again. If it stays, see that the job's permissions have `id-token: write`.",
+            "Run the job again. If it happens again, check that the job has the permission `id-token: write`.",
         )
 
 

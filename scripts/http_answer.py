@@ -64,7 +64,7 @@ def _status(line: str) -> tuple[str, int, str]:
     protocol, _, rest = line.partition(" ")
     status, _, reason = rest.partition(" ")
     if not protocol.startswith("HTTP/1.") or len(status) != 3 or not (status.isascii() and status.isdigit()):
-        raise BrokenAnswer(f"what came is no HTTP answer: {line[:80]!r}")
+        raise BrokenAnswer(f"what came is not an HTTP answer: {line[:80]!r}")
     return protocol.removeprefix("HTTP/"), int(status), reason.strip()
 
 
@@ -76,7 +76,7 @@ def _headers(stream: BinaryIO) -> dict[str, str]:
             return headers
         name, colon, value = line.partition(":")
         if not colon or not name or name != name.strip():
-            raise BrokenAnswer(f"a line that is no header: {line[:80]!r}")
+            raise BrokenAnswer(f"a line that is not a header: {line[:80]!r}")
         headers[name.lower()] = value.strip()
     raise BrokenAnswer(f"an answer of more than {_MOST_HEADERS} headers")
 

@@ -61,7 +61,7 @@ def _first_problems(key: str | None) -> list[Problem]:
     if key is None or fits_header(key):
         return []
     message = "the key has a line end, a space at an end, or characters that an HTTP header cannot carry"
-    return [Problem(None, FIRST.variable, None, message, "Set it to letters, digits and punctuation alone")]
+    return [Problem(None, FIRST.variable, None, message, "Use only letters, digits and punctuation")]
 
 
 def named_problems(text: str) -> list[Problem]:

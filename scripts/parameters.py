@@ -61,7 +61,7 @@ def _read(file: Path, shown: str, problems: list[Problem]) -> dict[str, dict[str
         return result
 
     def no_number(word: str) -> None:
-        raise ValueError(f"{word} is no JSON value")
+        raise ValueError(f"{word} is not a JSON value")
 
     try:
         document = json.loads(file.read_bytes().decode("utf-8-sig"), object_pairs_hook=unique, parse_constant=no_number)

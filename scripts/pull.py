@@ -83,7 +83,7 @@ def pull(
         _download_all(share, wanted, unfinished, progress)
         manifest = share_module.read_small_file(share, f"{RELEASES}/{release.id}/{MANIFEST}")
         if manifest is None:
-            raise InferopsError(f"Release {release.id} has gone meanwhile.", "Name another one.")
+            raise InferopsError(f"Release {release.id} is no longer there.", "Name another one.")
         (unfinished / MANIFEST).write_bytes(manifest.content)
         if is_there:
             _move_children(unfinished, target)

@@ -195,7 +195,7 @@ class App:
         stream_endpoint = str(app.properties.event_stream_endpoint or "") if app.properties else ""
         if "/subscriptions/" not in stream_endpoint or not bearer:
             raise CloudError(
-                f"Azure does not tell where the log of the app {self._name} can be read.",
+                f"Azure does not say where the log of the app {self._name} can be read.",
                 "Look into its Log Analytics workspace.",
             )
         # As azure-cli does: the stream's host, then the app's own path; the SDK has no method for it.
@@ -283,12 +283,12 @@ def wait_until_ready(
                 now = "an old replica still runs"
             elif has_ended and (elapsed > grace or not _old_one_runs(app, restart)):
                 raise _not_ready(
-                    app, restart, f"The app cannot serve release {release}: {readiness.error or 'no reason told'}."
+                    app, restart, f"The app cannot serve release {release}: {readiness.error or 'no reason given'}."
                 )
             stranger = readiness.status == "ready" and readiness.release is None
             if stranger and elapsed > grace and not _old_one_runs(app, restart):
                 raise NotSignedIn(
-                    f"{endpoint.url} is ready and does not tell its release: it does not take this key.",
+                    f"{endpoint.url} is ready but does not name its release: it does not accept this key.",
                     "Set INFERENCE_API_KEY to the app's key, or unset it to use the key of the app.",
                 )
             tell(now)

@@ -199,7 +199,7 @@ def garbage_json(found: Garbage) -> dict[str, Any]:
 
 def garbage_counts(found: Garbage) -> str:
     """How many of what, and how much: `2 releases, 1 adapter, 3.1 MB`."""
-    kinds = {"release": "release", "adapter": "adapter", "rest": "rest of a run that was cut off"}
+    kinds = {"release": "release", "adapter": "adapter", "rest": "leftover of a run that was cut off"}
     counts = {noun: sum(item.kind == kind for item in found.items) for kind, noun in kinds.items()}
     shown = [_counted(count, noun) for noun, count in counts.items() if count]
     return ", ".join([*shown, size(found.bytes)]) if shown else "nothing"

@@ -139,7 +139,7 @@ BY_STATUS: dict[int, Meaning] = {
 }
 UNKNOWN = Meaning(CloudError, "Read the service's message above; inferops status ENVIRONMENT shows how things stand.")
 SERVICE_FAULT = Meaning(
-    errors.ServiceFault, "Run the same command again; if it lasts, see https://azure.status.microsoft."
+    errors.ServiceFault, "Run the same command again; if it persists, see https://azure.status.microsoft."
 )
 
 # Codes that only wrap the real cause.

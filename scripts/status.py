@@ -92,5 +92,5 @@ def of(session: Session) -> Status:
         try:
             readiness = session.endpoint.ready(answer_seconds=10)
         except CloudError as error:
-            session.say(f"the app does not say how it is: {error.message}")
+            session.say(f"the app does not report its state: {error.message}")
     return Status(session.outputs, current, state, readiness)

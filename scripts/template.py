@@ -122,7 +122,7 @@ def compile_bicep(root: Path) -> str:
     if problems:
         raise errors.BadInput(problems)
     raise errors.InferopsError(
-        f"The Bicep compiler {compiler} failed with exit code {done.returncode} and named no error.",
+        f"The Bicep compiler {compiler} failed with exit code {done.returncode} without naming an error.",
         f"Run it by hand: bicep build {BICEP} --stdout",
         details=done.stderr.splitlines()[-10:],
     )
@@ -186,7 +186,7 @@ def _parse(text: str, *, stale: bool) -> Template:
                     f"line {error.lineno}, column {error.colno}",
                     None,
                     f"it is not JSON: {error.msg}",
-                    f"Make it anew: {WRITE_COMMAND}",
+                    f"Make it again: {WRITE_COMMAND}",
                 )
             ]
         ) from None
@@ -222,7 +222,7 @@ def _main() -> int:
     except errors.InferopsError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    sys.stderr.write(f"{COMPILED} {'was written anew' if changed else 'was up to date'}.\n")
+    sys.stderr.write(f"{COMPILED} {'was rewritten' if changed else 'was up to date'}.\n")
     return 0
 
 

@@ -174,7 +174,7 @@ def test_output_that_cannot_be_written_is_said_and_taken_for_no_defect(root: Pat
     assert result.returncode != 0
     assert "defect" not in result.stderr
     assert "Traceback" not in result.stderr
-    assert "room" in result.stderr or "'nowhere'" in result.stderr
+    assert "There is no space left" in result.stderr or "'nowhere'" in result.stderr
 
 
 @pytest.mark.parametrize("closed", [1, 2])

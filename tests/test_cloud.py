@@ -336,7 +336,7 @@ def test_a_signature_that_has_ended_is_told_so(share_owner: cloud.Clients, share
     ended = {**share.variables, "AZURE_STORAGE_SAS_TOKEN": signature}
     with cloud.connect(share.environment, variables=ended) as clients, pytest.raises(errors.NotSignedIn) as caught:
         clients.share(share.account, share.name).get_file("hello")
-    assert caught.value.next_step.startswith("Make AZURE_STORAGE_SAS_TOKEN anew")
+    assert caught.value.next_step.startswith("Make a new AZURE_STORAGE_SAS_TOKEN")
     (detail,) = caught.value.details
     assert f"Expiry [{yesterday:%Y-%m-%dT%H:%M:%S}" in detail
     assert "sig=" not in str(caught.value)

@@ -259,7 +259,7 @@ def test_an_answer_that_is_none_of_the_service_is_said(content: bytes) -> None:
     with (
         telling((200, content)) as server,
         client_of(server, AccountKey("account", KEY)) as share,
-        pytest.raises(errors.CloudError, match="is no list of Azure Files"),
+        pytest.raises(errors.CloudError, match="is not an Azure Files listing"),
     ):
         share.list_directories_and_files("folder")
 

@@ -70,7 +70,7 @@ def test_what_stays_is_in_use_or_was_last_and_proven(world: World) -> None:
     text = report.garbage_text(found)
     assert "- releases/.incomplete-0123 (1 file, 3 B)" in text
     assert text.endswith(f"Kept: {third}.")
-    assert "3 releases, 1 adapter, 1 rest of a run that was cut off, 4.3 MB" in text
+    assert "3 releases, 1 adapter, 1 leftover of a run that was cut off, 4.3 MB" in text
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_references_of_another_form(tmp_path: Path, reference: Any) -> None:
     [
         ('{"parameters": {"name": }}', "line 1, column 25", "it is not JSON: Expecting value"),
         ('{"parameters": {"name": {"value": "abc"}, "name": {"value": "abd"}}}', "name", "the key stands here twice"),
-        ('{"parameters": {"name": {"value": NaN}}}', "", "it is not JSON: NaN is no JSON value"),
+        ('{"parameters": {"name": {"value": NaN}}}', "", "it is not JSON: NaN is not a JSON value"),
         ("[" * 100_000, "", "it is not JSON: maximum recursion"),
         ("[]", "parameters", "the object `parameters` is missing"),
         ('{"parameters": []}', "parameters", "the object `parameters` is missing"),

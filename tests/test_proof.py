@@ -272,7 +272,7 @@ def test_an_address_where_nobody_listens_is_unreachable(certificate: Path) -> No
 
 def test_another_server_at_the_address_is_told_apart(app: TinyApp, endpoint: Endpoint) -> None:
     app.behaviour.gateway_failures = 1
-    with pytest.raises(ServiceFault, match="not as the app does") as caught:
+    with pytest.raises(ServiceFault, match="which is not how the app answers") as caught:
         endpoint.models()
     assert caught.value.status == 503
 

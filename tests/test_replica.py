@@ -287,7 +287,7 @@ def test_the_deadline_ends_the_waiting_with_what_was_last_seen(world: World) -> 
 
 
 def test_a_key_that_the_app_does_not_take_is_named(world: World) -> None:
-    with world.endpoint.with_key("wrong") as stranger, pytest.raises(NotSignedIn, match="does not take this key"):
+    with world.endpoint.with_key("wrong") as stranger, pytest.raises(NotSignedIn, match="does not accept this key"):
         replicas.wait_until_ready(
             world.app, stranger, "r1", Restart("theapp--1", frozenset(), False), deadline_seconds=60, pace=QUICK
         )
