@@ -248,13 +248,10 @@ class Clients:
             "base_url": self.cloud.resource_manager,
             "credential_scopes": [f"{self.cloud.resource_manager}/.default"],
             "polling_interval": self.cloud.polling_interval_seconds,
-            **self._trust(),
+            **_trust(self.cloud),
             **RETRIES,
             **TIMEOUTS,
         }
-
-    def _trust(self) -> dict[str, Any]:
-        return _trust(self.cloud)
 
     def _keep(self, client: Client) -> Client:
         self._open.callback(client.close)

@@ -57,7 +57,7 @@ FOLDER_TEXT = {
 }
 
 # The model of environment.yaml, in the JSON Schema keywords that Checker below knows and editors understand
-# (patternErrorMessage is an editors' extension). `json_schema` publishes it, `load` checks by it.
+# (patternErrorMessage is an editors' extension). SCHEMA_FILE publishes it, `load` checks by it.
 SCHEMA: dict[str, Any] = {
     "$schema": "http://json-schema.org/draft-07/schema#",
     "title": "environment.yaml",
@@ -218,12 +218,6 @@ def names(root: Path) -> tuple[str, ...]:
         step = "Run the command in the repository's root, or name that: inferops --root FOLDER VERB ENVIRONMENT"
         raise BadInput([Problem(str(root), "", None, message, step)])
     return tuple(sorted(file.parent.name for file in (root / FOLDER).glob(f"*/{ENVIRONMENT_FILE}")))
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON schema (draft 7) of environment.yaml."""
-    schema: dict[str, Any] = json.loads(json.dumps(SCHEMA))
-    return schema
 
 
 def placeholders(environment: Environment) -> tuple[str, ...]:
@@ -524,7 +518,7 @@ def _promotion_problems(data: dict[str, Any], name: str, shown: str, root: Path)
 
 def _main() -> int:
     root = Path(__file__).resolve().parent.parent
-    (root / SCHEMA_FILE).write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
+    (root / SCHEMA_FILE).write_text(json.dumps(SCHEMA, indent=2) + "\n", encoding="utf-8")
     sys.stderr.write(f"{SCHEMA_FILE} was written.\n")
     return 0
 

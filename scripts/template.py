@@ -57,8 +57,6 @@ class Parameter:
 class Template:
     document: Mapping[str, Any]
     parameters: Mapping[str, Parameter]
-    stale: bool
-    """True when the checked-in JSON does not belong to the Bicep file, so that `document` was compiled just now."""
 
 
 def load(root: Path) -> Template:
@@ -72,7 +70,7 @@ def load(root: Path) -> Template:
             [errors.Problem(str(BICEP), "", None, "the template is missing", f"Restore it: git checkout -- {BICEP}")]
         )
     if _belongs_together(root):
-        return _parse((root / COMPILED).read_text(encoding="utf-8"), stale=False)
+        return _parse((root / COMPILED).read_text(encoding="utf-8"))
     if shutil.which("bicep") is None:
         raise errors.BadInput(
             [
@@ -85,7 +83,7 @@ def load(root: Path) -> Template:
                 )
             ]
         )
-    return _parse(compile_bicep(root), stale=True)
+    return _parse(compile_bicep(root))
 
 
 def compile_bicep(root: Path) -> str:
@@ -131,7 +129,7 @@ def compile_bicep(root: Path) -> str:
 def write(root: Path) -> bool:
     """Compile, and write the JSON and its hashes; True when one of the two files changed."""
     compiled = compile_bicep(root)
-    _parse(compiled, stale=False)
+    _parse(compiled)
     before = [_text_or_none(root / COMPILED), _text_or_none(root / HASHES)]
     (root / COMPILED).write_text(compiled, encoding="utf-8", newline="\n")
     (root / HASHES).write_text(_hashes(root), encoding="utf-8", newline="\n")
@@ -175,7 +173,7 @@ def _compile_problems(stderr: str, root: Path) -> list[errors.Problem]:
     return problems
 
 
-def _parse(text: str, *, stale: bool) -> Template:
+def _parse(text: str) -> Template:
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
@@ -194,7 +192,7 @@ def _parse(text: str, *, stale: bool) -> Template:
     parameters = {
         name: _parameter(name, body, definitions) for name, body in sorted(document.get("parameters", {}).items())
     }
-    return Template(MappingProxyType(document), MappingProxyType(parameters), stale)
+    return Template(MappingProxyType(document), MappingProxyType(parameters))
 
 
 def _parameter(name: str, body: dict[str, Any], definitions: dict[str, Any]) -> Parameter:

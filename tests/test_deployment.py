@@ -52,7 +52,7 @@ def small_template(*resources: Mapping[str, Any]) -> Template:
         },
     }
     declared = Parameter("account", "string", False, True, (), None, None, "")
-    return Template(MappingProxyType(document), MappingProxyType({"account": declared}), stale=False)
+    return Template(MappingProxyType(document), MappingProxyType({"account": declared}))
 
 
 def with_parameters(base: Environment, **values: Any) -> Environment:

@@ -283,11 +283,11 @@ def test_the_checked_in_environments_are_valid() -> None:
 
 def test_the_checked_in_schema_is_the_models(root: Path) -> None:
     checked_in = json.loads((ROOT / environment.SCHEMA_FILE).read_text())
-    assert checked_in == environment.json_schema(), f"run: {environment.WRITE_SCHEMA_COMMAND}"
+    assert checked_in == environment.SCHEMA, f"run: {environment.WRITE_SCHEMA_COMMAND}"
 
 
 def test_the_schema_is_one_that_editors_understand_and_agrees_with_the_reader(root: Path) -> None:
-    schema = environment.json_schema()
+    schema = environment.SCHEMA
     jsonschema.Draft7Validator.check_schema(schema)
     validator = jsonschema.Draft7Validator(schema)
     assert list(validator.iter_errors(yaml.safe_load(VALID))) == []
@@ -296,4 +296,4 @@ def test_the_schema_is_one_that_editors_understand_and_agrees_with_the_reader(ro
 
 
 def test_every_cloud_of_the_schema_has_a_row() -> None:
-    assert {*cloud.CLOUDS, cloud.LOCAL} == set(environment.json_schema()["properties"]["cloud"]["enum"])
+    assert {*cloud.CLOUDS, cloud.LOCAL} == set(environment.SCHEMA["properties"]["cloud"]["enum"])

@@ -45,7 +45,7 @@ DECLARED = (
     parameter("concurrentRequestsPerKey", "int", minimum=0, maximum=100),
     parameter("keyLimits", "object", description="By name."),
 )
-TEMPLATE = Template(MappingProxyType({}), MappingProxyType({item.name: item for item in DECLARED}), stale=False)
+TEMPLATE = Template(MappingProxyType({}), MappingProxyType({item.name: item for item in DECLARED}))
 
 
 def check(
