@@ -14,7 +14,6 @@ import html
 import secrets
 import time
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
 from asgi import Application, Receive, Scope, Send, answer, answer_error, answer_json
@@ -114,11 +113,12 @@ class Gate:
         return self._keys.name_of(shown.strip()) if scheme.lower() == "bearer" else None
 
     def _session_key(self, headers: dict[bytes, str]) -> str | None:
-        try:
-            cookie = SimpleCookie(headers.get(b"cookie", "")).get(COOKIE)
-        except CookieError:
-            return None
-        return None if cookie is None else self._keys.session_name(cookie.value, time.time())
+        # http.cookies gives up all of them for one that is not strictly formed, as other applications' often are.
+        for pair in headers.get(b"cookie", "").split(";"):
+            name, _, value = pair.strip().partition("=")
+            if name == COOKIE and (key := self._keys.session_name(value, time.time())) is not None:
+                return key
+        return None
 
     async def _refuse(self, send: Send, shown: str) -> None:
         if shown:

@@ -170,6 +170,30 @@ def test_cookies_that_were_not_given_by_this_server(page: Server) -> None:
         assert answer.status_code == 401, header
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        'prefs={"theme":"dark"}',
+        "flag",
+        "a=b c",
+        "name=é",
+        "a[b]=c",
+        "=",
+        "",
+        '"',
+        f"x{COOKIE}=y",
+        f"{COOKIE}=",
+        "a=b,c=d",
+    ],
+)
+def test_cookies_of_other_applications_change_nothing(server: Server, others: str) -> None:
+    """A browser sends those of the domain too, and on loopback those of every port."""
+    ours = f"{COOKIE}={sign_in(server).cookies[COOKIE]}"
+    for header in (f"{others}; {ours}", f"{ours}; {others}", f"{others};{ours};{others}"):
+        answer = server.get("/docs", headers={b"cookie": header.encode()})
+        assert answer.status_code == 200, header
+
+
 def test_a_session_ends() -> None:
     keys = Keys({"default": KEY, **MORE_KEYS})
     session = keys.new_session("ci", 1_000_000.0)
