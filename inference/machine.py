@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
-import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -110,9 +112,27 @@ def free_memory(device: torch.device) -> int:
     for line in text(Path("/proc/meminfo")).splitlines():
         if line.startswith("MemAvailable:"):
             free = [int(line.split()[1]) * 1024]
-    limit = text(MEMORY_LIMIT)
-    if limit.isdigit():
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        # The file pages that the kernel counts as used are given back when memory is short; this process's are not.
-        free.append(max(0, int(limit) - used))
-    return min(free)
+    in_container = left(text(MEMORY_LIMIT), held_memory())
+    return min(free if in_container is None else [*free, in_container])
+
+
+def left(limit: str, held: int) -> int | None:
+    """Bytes that a container has left of which `held` are taken; None when it has no limit. `limit` is the text of
+    cgroup's memory.max."""
+    return max(0, int(limit) - held) if limit.isdigit() else None
+
+
+def held_memory() -> int:
+    """Bytes that this process holds now and that the kernel cannot take from it. Pages of files, which cgroup counts as
+    used, are given back when memory is short (proc_pid_status(5))."""
+    told = dict(line.partition(":")[::2] for line in text(Path("/proc/self/status")).splitlines())
+    # Some containers' kernels do not tell the pages of files from others.
+    names = ("RssAnon", "RssShmem") if "RssAnon" in told else ("VmRSS",)
+    return sum(int(told[name].split()[0]) * 1024 for name in names)
+
+
+def give_memory_back() -> None:
+    """Let the operating system have what is free in this process: loading leaves holes of hundreds of megabytes."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # glibc's own
+        ctypes.CDLL(None).malloc_trim(0)

@@ -28,7 +28,7 @@ from folders import (
 )
 from lineage import check_base
 from lora import AdaptedModel
-from machine import choose_device, choose_dtype, free_memory, stored_dtype, use_processors
+from machine import choose_device, choose_dtype, free_memory, give_memory_back, stored_dtype, use_processors
 from packed import pack
 from quantization import check as check_quantization
 from quantization import loading_config, quantize_on_cpu
@@ -174,6 +174,7 @@ def _warm_batch(config: Any, adapted: Adapted, numbers: _Numbers, limits: Limits
         adapted.mixes,
         quantized=numbers.quantization != "none",
     )
+    give_memory_back()
     return make_batch(
         causal,
         slots=limits.max_concurrent,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.fixtures_inference import INFERENCE
 
 
 def chosen(
@@ -51,6 +55,48 @@ def test_threads_are_what_the_container_may_use(allowed: int, quota: str, expect
     import machine
 
     assert machine.processors(allowed, quota) == expected
+
+
+HOLDS = """
+import mmap, sys, machine
+
+def told():
+    machine.give_memory_back()
+    print(machine.held_memory())
+
+told()
+block = b"x" * 300_000_000
+told()
+del block
+told()
+with open(sys.argv[1], "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 20_000_000, access=mmap.ACCESS_READ)
+sum(mapped[at] for at in range(0, len(mapped), 4096))
+told()
+shared = mmap.mmap(-1, 100_000_000)
+shared.write(b"x" * len(shared))
+told()
+"""
+
+
+def test_what_was_held_and_what_files_hold_does_not_count_as_held() -> None:
+    """A process that holds 300 MB for a while, then reads a mapped file, then takes 100 MB as the cache does."""
+    import torch
+
+    library = max((Path(torch.__file__).parent / "lib").iterdir(), key=lambda file: file.stat().st_size)
+    command = [sys.executable, "-c", HOLDS, str(library)]
+    ran = subprocess.run(command, cwd=INFERENCE, capture_output=True, text=True, check=True)
+    before, *later = map(int, ran.stdout.split())
+    assert [round((held - before) / 1e8) for held in later] == [3, 0, 0, 1]
+
+
+def test_memory_that_may_be_taken_is_what_the_container_has_left() -> None:
+    import machine
+
+    assert machine.left("4294967296", 3_000_000_000) == 1_294_967_296
+    assert machine.left("1", 2) == 0
+    assert machine.left("max", 2) is None
+    assert machine.left("", 2) is None
 
 
 def test_quantization_that_a_device_does_not_do() -> None:
