@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from scripts.errors import CloudError, Forbidden, Locked
+from scripts.errors import CloudError, Forbidden, Locked, Unanswered
 from scripts.files import ShareClient
 
 LEASE_SECONDS = 60
 """How long a lease lives without a renewal: the longest that a share's lease may be finite (REST: Lease Share)."""
 
 _LOOK_AGAIN_SECONDS = 1.0
+_RELEASE_SECONDS = 5.0
+"""How long to try to release a lease, which ends by itself as well."""
+
 _NOT_ALLOWED = {"AuthorizationPermissionMismatch", "AuthorizationResourceTypeMismatch", "AuthorizationFailure"}
 
 # "Permissions for File service operations" of the storage services REST reference; a lease on a file, for which a data
@@ -54,7 +57,6 @@ class Lock:
         self._lease: str | None = None
         self._held_until = 0.0
         self._stop = threading.Event()
-        self._renewer = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> Lock:
         give_up_at = time.monotonic() + self._wait_seconds
@@ -70,18 +72,26 @@ class Lock:
                 self._say(f"waiting up to {self._wait_seconds:.0f} s: the share is held by {self._holder_shown()}")
             waiting = True
             time.sleep(min(_LOOK_AGAIN_SECONDS, max(0.0, give_up_at - time.monotonic())))
-        self._renewer.start()
+        threading.Thread(target=self._renew, name="lease", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # The renewer is not waited for: the answer that it waits for may never come.
         self._stop.set()
-        self._renewer.join()
         if self._lease is None:
             return
+        give_up_at = _now() + _RELEASE_SECONDS
+
+        def seconds_left() -> float:
+            left = give_up_at - _now()
+            if left <= 0:
+                raise Unanswered("there was no answer.", "It ends by itself.")
+            return left
+
         try:
-            self._share.release_lease(self._lease)
+            self._share.within(seconds_left).release_lease(self._lease)
         except CloudError as failure:
             # What was to be done under the lease is done or failed by itself; the lease ends without us.
             self._say(f"the lease on the share was not released and ends by itself: {failure.message}")
@@ -107,7 +117,7 @@ class Lock:
     def _acquire(self) -> bool:
         asked_at = _now()
         try:
-            self._lease = self._share.acquire_lease(self._lease_seconds)
+            self._lease = self._share.within(self._seconds_for_an_answer).acquire_lease(self._lease_seconds)
         except CloudError as error:
             if error.code == "LeaseAlreadyPresent":
                 return False
@@ -120,16 +130,40 @@ class Lock:
         return True
 
     def _renew(self) -> None:
-        while self._lease is not None and not self._stop.wait(self._lease_seconds / 4):
+        share = self._share.within(self._seconds_for_an_answer)
+        pause = self._seconds_to_renewal()
+        while self._lease is not None and not self._stop.wait(pause):
             asked_at = _now()
             try:
-                self._share.renew_lease(self._lease)
+                share.renew_lease(self._lease)
+            except _Ended:
+                return
             except CloudError as error:
+                if self._stop.is_set():
+                    return
+                self._say(f"the lease on the share could not be renewed: {error.message}")
                 if error.status in (409, 412):
                     self._held_until = 0.0  # somebody broke the lease, and it may be another's by now
-                self._say(f"the lease on the share could not be renewed: {error.message}")
+                    return
+                # One that has run out can be renewed as well, unless another has had it (REST: Lease Share).
+                pause = self._lease_seconds / 4
             else:
                 self._held_until = asked_at + self._lease_seconds
+                pause = self._seconds_to_renewal()
+
+    def _seconds_to_renewal(self) -> float:
+        """Until a quarter of the lease's life is over; it may have taken longer than that to get it."""
+        return max(0.0, self._held_until - _now() - self._lease_seconds * 3 / 4)
+
+    def _seconds_for_an_answer(self) -> float:
+        """For ShareClient.within: an attempt takes a quarter of the lease's life, so that another one comes in time."""
+        if self._stop.is_set():
+            raise _Ended
+        return self._lease_seconds / 2
+
+
+class _Ended(Exception):
+    """The block has ended, and with it what was to be asked about the lease."""
 
 
 def _now() -> float:

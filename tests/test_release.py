@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,7 +22,9 @@ from scripts.files import ShareClient
 from scripts.lock import Lock
 from scripts.release import Current, Package
 from tests.conftest import RunningStandIn
+from tests.faults import Switch
 from tests.share_on_stand_in import ACCOUNT, RESOURCE_GROUP, clients_of, new_share, sdk_share
+from tests.waiting import until
 
 BASE = "model-cache/someone/demo-base"
 MOMENT = datetime(2026, 11, 21, 12, 0, tzinfo=timezone(timedelta(hours=2)))
@@ -364,6 +367,37 @@ def test_who_may_not_lease_the_share_is_told_what_is_missing(
             pass
     assert "fileServices/shares/lease/action" in caught.value.next_step
     assert "srt=co" in caught.value.next_step
+
+
+HELD = {"fault": "latency", "seconds": 300, "path": "comp=lease"}
+
+
+@pytest.mark.parametrize("after", [0, 1], ids=["taking it", "renewing it"])
+def test_one_answer_about_the_lease_that_never_comes_does_not_lose_it(
+    share: ShareClient, stand_in: RunningStandIn, after: int
+) -> None:
+    switch = Switch(stand_in)
+    with switch.on({**HELD, "after": after, "count": 1}), Lock(share, lease_seconds=15) as lock:
+        until(lambda: switch.fired()[0], "the request that is not answered")
+        # It raises once the lease is lost.
+        until(lambda: lock.seconds_left() > 12, "a renewal")
+
+
+def test_a_run_that_ends_waits_for_no_answer_about_the_lease(share: ShareClient, stand_in: RunningStandIn) -> None:
+    switch, said = Switch(stand_in), list[str]()
+    renewing = threading.Event()
+
+    def hold() -> None:
+        with Lock(share, lease_seconds=15, say=said.append):
+            renewing.wait(60)
+
+    holder = threading.Thread(target=hold, daemon=True)
+    with switch.on({**HELD, "after": 1}):
+        holder.start()
+        until(lambda: switch.fired()[0], "the renewal that is not answered")
+        renewing.set()
+        until(lambda: not holder.is_alive(), "the end of the run", seconds=45)
+    assert [line.partition(":")[0] for line in said] == ["the lease on the share was not released and ends by itself"]
 
 
 def test_a_lock_that_was_taken_away_stops_the_deploy(
