@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from scripts import release as releases
-from scripts import share as share_module
+from scripts import share as shares
 from scripts.bundle import FileEntry, LocalFile
 from scripts.errors import CloudError
 from scripts.files import ShareClient
@@ -96,9 +96,9 @@ def _parts(share: ShareClient, package: Package, current: Release | None) -> Ite
     files = current.files if current else ()
     before = f"{RELEASES}/{current.id}" if current else None
     elsewhere = _paths(files, before)
-    plan = share_module.plan(package.code, files, folder=folder, elsewhere=elsewhere)
+    plan = shares.plan(package.code, files, folder=folder, elsewhere=elsewhere)
     if not plan.is_empty:
-        is_there = share_module.folder_exists(share, folder)
+        is_there = shares.folder_exists(share, folder)
         yield Part("code", before, folder, plan, is_there, _bytes_sent_again(plan, elsewhere))
     old = {"base model": current.base, **_adapters(current)} if current else {}
     new = {"base model": release.base, **_adapters(release)}
@@ -112,15 +112,15 @@ def _parts(share: ShareClient, package: Package, current: Release | None) -> Ite
             yield Part(name, earlier, later, None, is_there=True)
             continue
         # Only what a deploy has written carries its files' hashes.
-        present = share_module.read_remote(share, earlier) if earlier and earlier.startswith(f"{ADAPTERS}/") else ()
-        is_there = share_module.folder_exists(share, bundle.folder)
+        present = shares.read_remote(share, earlier) if earlier and earlier.startswith(f"{ADAPTERS}/") else ()
+        is_there = shares.folder_exists(share, bundle.folder)
         elsewhere = {} if is_there else releases.files_elsewhere(share, bundle.files)
-        plan = share_module.plan(bundle.files, present, folder=bundle.folder, elsewhere=elsewhere)
+        plan = shares.plan(bundle.files, present, folder=bundle.folder, elsewhere=elsewhere)
         yield Part(name, earlier, later, plan, is_there, _bytes_sent_again(plan, elsewhere))
 
 
 def _bytes_sent_again(plan: SyncPlan, elsewhere: Mapping[str, str]) -> int:
-    return sum(entry.bytes for entry in plan.unchanged if not share_module.is_copied(entry, elsewhere))
+    return sum(entry.bytes for entry in plan.unchanged if not shares.is_copied(entry, elsewhere))
 
 
 def _paths(files: Iterable[FileEntry], folder: str | None) -> dict[str, str]:

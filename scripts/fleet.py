@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import cloud, environment, release, template
+from scripts import cloud, environment, template
+from scripts import release as releases
 from scripts.environment import Environment
 from scripts.errors import BadInput, Problem
 
-EVERY_ENVIRONMENT = ("infra/provision", *release.CODE)
+EVERY_ENVIRONMENT = ("infra/provision", *releases.CODE)
 """What all environments are made of: the template with its base parameters, and what a release carries."""
 
 

@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from typing import Any, Literal
 
 from scripts import release as releases
-from scripts import share as share_module
+from scripts import share as shares
 from scripts.errors import CloudError, InferopsError, Locked
 from scripts.files import ShareClient
 from scripts.lock import Lock
@@ -124,7 +124,7 @@ def read(share: ShareClient, current: Current | None) -> tuple[Entry, ...]:
     A run that died after its release had passed the proof counts as proven: `current` says so. Raises InferopsError
     when the file makes no sense.
     """
-    found = share_module.read_small_file(share, FILE)
+    found = shares.read_small_file(share, FILE)
     entries = [] if found is None else [_entry(number, line) for number, line in enumerate(found.content.splitlines())]
     if entries and entries[-1].outcome is None and _is_proven(entries[-1], current):
         entries[-1] = dataclasses.replace(entries[-1], outcome="proven")
@@ -214,18 +214,18 @@ def _write(share: ShareClient, lock: Lock, entries: Sequence[Entry]) -> None:
     content = _content(entries)
     share = share.within(lock.seconds_left)
     try:
-        share_module.write_small_file(share, FILE, content)
+        shares.write_small_file(share, FILE, content)
     except CloudError as error:
         if error.code != "ParentNotFound":
             raise
-        share_module.make_folders(share, [RELEASES])
-        share_module.write_small_file(share, FILE, content)
+        shares.make_folders(share, [RELEASES])
+        shares.write_small_file(share, FILE, content)
 
 
 def _content(entries: Sequence[Entry]) -> bytes:
     """A line for each of the newest entries, as many as are remembered."""
     lines = [f"{json.dumps(entry.to_json(), ensure_ascii=False)}\n".encode() for entry in entries[-LONGEST:]]
-    surplus = sum(map(len, lines)) - share_module.RANGE_BYTES
+    surplus = sum(map(len, lines)) - shares.RANGE_BYTES
     forgotten = 0
     while surplus > 0:
         surplus -= len(lines[forgotten])

@@ -17,7 +17,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from scripts import share as share_module
+from scripts import share as shares
 from scripts.bundle import FileEntry
 from scripts.errors import BadInput, InferopsError, Problem
 from scripts.files import ShareClient
@@ -81,7 +81,7 @@ def pull(
         raise _unwritable(folder, error) from None
     try:
         _download_all(share, wanted, unfinished, progress)
-        manifest = share_module.read_small_file(share, f"{RELEASES}/{release.id}/{MANIFEST}")
+        manifest = shares.read_small_file(share, f"{RELEASES}/{release.id}/{MANIFEST}")
         if manifest is None:
             raise InferopsError(f"Release {release.id} is no longer there.", "Name another one.")
         (unfinished / MANIFEST).write_bytes(manifest.content)
@@ -103,7 +103,7 @@ def _uploaded_models(share: ShareClient, release: Release, say: Callable[[str], 
     for place in sorted({release.base, *release.adapters.values()}):
         # Azure Files ignores case.
         is_below = place.casefold().startswith(f"{ADAPTERS}/")
-        entries = share_module.read_remote(share, place) if is_below else ()
+        entries = shares.read_remote(share, place) if is_below else ()
         if is_below and all(entry.sha256 for entry in entries):
             for entry in entries:
                 path = f"{place}/{entry.path}"
@@ -142,7 +142,7 @@ def _download_all(
         return math.inf
 
     download = partial(_download, share.within(seconds_left), target, counter)
-    with ThreadPoolExecutor(share_module.PARALLEL_REQUESTS, thread_name_prefix="pull") as pool:
+    with ThreadPoolExecutor(shares.PARALLEL_REQUESTS, thread_name_prefix="pull") as pool:
         try:
             for done in as_completed([pool.submit(download, path, entry) for path, entry in wanted.items()]):
                 done.result()
@@ -158,7 +158,7 @@ def _download(share: ShareClient, target: Path, counter: Counter, path: str, ent
     file.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with file.open("wb") as stream:
-        for chunk in share_module.read_in_ranges(share, path):
+        for chunk in shares.read_in_ranges(share, path):
             digest.update(chunk)
             stream.write(chunk)
             counter.add(entry.path, len(chunk), sent_bytes=len(chunk))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from scripts import release
+from scripts import release as releases
 from scripts.deployment import Outputs
 from scripts.endpoint import Readiness
 from scripts.errors import CloudError
@@ -85,7 +85,7 @@ class Status:
 
 def of(session: Session) -> Status:
     """The status now. Raises CloudError when Azure does not tell; an app that does not answer is no error."""
-    current = release.read_current_id(session.share)
+    current = releases.read_current_id(session.share)
     state = session.app.state()
     readiness = None
     if not state.is_asleep:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts import deployment, diff, garbage, history, keys, plan, publish, pull, release, report, rollout
+from scripts import deployment, diff, garbage, history, keys, plan, publish, pull, report, rollout
+from scripts import release as releases
 from scripts.deployment import Operation, Outputs, Request
 from scripts.diff import Difference
 from scripts.endpoint import Answer, Readiness
@@ -68,7 +69,7 @@ def provision(session: Session, *, always: bool = False) -> Provisioned:
     # Of a key in a vault nobody can tell here whether it is still the app's.
     in_vault = any(_is_referenced(session, place) for place in (FIRST, NAMED))
     if present is not None and planned.is_empty and asked == held and not in_vault and not always:
-        return Provisioned(planned, present, False, release.read_current_id(session.share))
+        return Provisioned(planned, present, False, releases.read_current_id(session.share))
     session.outputs = deployment.create(session.clients, request, _told(session.say))
     new = session.app_keys(session.outputs.aca_app_name)
     changed = keys.difference(held.named if held else {}, new.named)
@@ -82,7 +83,7 @@ def provision(session: Session, *, always: bool = False) -> Provisioned:
 
 def restart(session: Session) -> Readiness:
     """Restart the replica and wait until it serves the current release."""
-    current = release.read_current_id(session.share)
+    current = releases.read_current_id(session.share)
     restarted = session.app.restart()
     session.say(f"restarted the revision {restarted.revision}")
     if current is None:
@@ -116,7 +117,7 @@ def chat(session: Session, question: str, on_text: Callable[[str], None], **opti
 def difference(session: Session) -> Difference:
     """What this checkout changes against the release in use, with the texts of short files."""
     package = rollout.packed(session, rollout.Timings())
-    return diff.against(session.share, package, release.read_current_id(session.share), with_texts=True)
+    return diff.against(session.share, package, releases.read_current_id(session.share), with_texts=True)
 
 
 def collect_garbage(session: Session, *, keep: int, agreed: Callable[[Garbage], bool]) -> Garbage:
@@ -133,7 +134,7 @@ def collect_garbage(session: Session, *, keep: int, agreed: Callable[[Garbage], 
     with rollout.locked(session) as lock:
         now = garbage.find(share, keep=keep)
         items = tuple(item for item in now.items if item.folder in shown)
-        current = release.read_current(share)
+        current = releases.read_current(share)
         with history.recorded(share, lock, history.begun("gc", session.who), current, say=session.say) as run:
             garbage.remove(share, lock, items, progress=lambda item: session.progress(f"removed {item.folder}"))
             removed = Garbage(items, now.kept)
@@ -144,7 +145,7 @@ def collect_garbage(session: Session, *, keep: int, agreed: Callable[[Garbage], 
 def pull_release(session: Session, name: str, folder: Path, *, with_adapters: bool) -> tuple[Release, int]:
     """Bring a release of the share into a local folder; returns it and how many files it is."""
     pull.check_empty(folder)
-    found = release.find(session.share, name)
+    found = releases.find(session.share, name)
 
     def progress(done: Progress) -> None:
         session.progress(report.transfer(done))
@@ -155,8 +156,8 @@ def pull_release(session: Session, name: str, folder: Path, *, with_adapters: bo
 
 def publish_again(session: Session) -> tuple[Outputs, tuple[Path, Path]]:
     """Write the configuration of what serves now, without a proof."""
-    current = release.read_current_id(session.share)
-    manifest = release.read_release(session.share, current) if current else None
+    current = releases.read_current_id(session.share)
+    manifest = releases.read_release(session.share, current) if current else None
     if manifest is None:
         raise NotFound("The share names no release yet.", f"Run: inferops deploy {session.name}")
     record = publish.Record(session.name, manifest, {}, None, session.job.run_url)
@@ -244,7 +245,7 @@ def _still_serves(session: Session, restart: str) -> str | None:
 
     restart says what the revision is restarted for, in a clause about it; empty when it need not be.
     """
-    current = release.read_current_id(session.share)
+    current = releases.read_current_id(session.share)
     if current is None:
         session.say(f"The resources are there; the app waits for its first release: inferops deploy {session.name}")
         return None
