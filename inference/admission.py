@@ -107,7 +107,10 @@ class Admission:
         return [_with_arguments_as_text(message) for message in messages] if calls.arguments_as_text else messages
 
     def _tokens(self, prompt: str | Sequence[int]) -> list[int]:
-        return self._renderer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        try:
+            return self._renderer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        except PromptRefused as error:
+            raise RequestRefused(str(error), "prompt") from None
 
     def _check_prompt(self, tokens: Sequence[int], parameter: str) -> None:
         longest = min(self._limits.max_prompt_tokens, self._loaded.batch.context_tokens - 1)

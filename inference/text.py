@@ -16,7 +16,7 @@ from tools import CallsUnknown, CallSyntax, RenderFailed, find_call_syntax
 
 
 class PromptRefused(Exception):
-    """The messages cannot be made a prompt: no chat template, or the template itself refuses them."""
+    """What was said cannot be made a prompt: no chat template, one that refuses the messages, or half a character."""
 
 
 class ArgumentRefused(PromptRefused):
@@ -57,7 +57,8 @@ class PromptRenderer:
         return self._encode(text, special=False)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text as the tokenizer begins texts, which may be with a token of its own."""
+        """Token ids of a text as the tokenizer begins texts, which may be with a token of its own. Raises
+        PromptRefused."""
         return self._encode(text, special=True)
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -112,6 +113,11 @@ class PromptRenderer:
         return str(text)
 
     def _encode(self, text: str, *, special: bool) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"U+{ord(text[error.start]):04X}"
+            raise PromptRefused(f"the text has half a character, {half}, which no tokenizer can read") from None
         with self._lock:
             tokens: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]
         return tokens

@@ -114,6 +114,14 @@ def test_a_model_without_a_template() -> None:
         PromptRenderer(bare).render([{"role": "user", "content": "x"}])
 
 
+def test_half_a_character_is_refused(tokenizer: Any) -> None:
+    renderer = PromptRenderer(tokenizer)
+    with pytest.raises(PromptRefused, match=r"half a character, U\+D83D"):
+        renderer.render([{"role": "user", "content": "fox \ud83d"}])
+    with pytest.raises(PromptRefused, match=r"half a character, U\+DE42"):
+        renderer.encode("\ude42")
+
+
 def byte_fallback_tokenizer() -> Any:
     """As Llama 2's: characters that have no token of their own are written as the tokens of their bytes."""
     vocabulary = {"<unk>": 0, "▁": 1, "a": 2, "b": 3} | {f"<0x{byte:02X}>": 4 + byte for byte in range(256)}

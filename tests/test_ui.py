@@ -353,6 +353,14 @@ def test_a_message_that_is_too_long_is_answered_with_the_reason(page: Server) ->
     assert "the configured limit of 400 tokens" in str(said)
 
 
+def test_half_a_character_is_answered_with_the_reason(page: Server, caller: httpx.Client) -> None:
+    chat = next(endpoint["id"] for endpoint in endpoints(page) if endpoint["api_name"] == "chat")
+    body = json.dumps({"data": ["fox \ud83d", None, "default", "", 0, 8], "fn_index": chat, "session_hash": "half"})
+    answer = caller.post("run/predict", headers={"content-type": "application/json"}, content=body)
+    assert answer.status_code == 200, answer.text
+    assert "half a character, U+D83D" in str(answer.json()["data"][0])
+
+
 def test_turns_without_an_answer_are_not_sent() -> None:
     history: list[dict[str, Any]] = [
         {"role": "user", "content": "first", "metadata": None},
