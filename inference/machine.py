@@ -17,6 +17,9 @@ from cores import CPU_QUOTA, text
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """cgroup v2, https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files"""
 
+NVIDIA_DRIVER = Path("/dev/nvidiactl")
+"""There wherever a container was given a GPU; start.sh looks for it too."""
+
 CLEARLY_QUICKER = 1.3
 """From which speed-up on a CPU half of the digits is worth giving up."""
 
@@ -43,11 +46,27 @@ def processors(allowed: int, quota: str) -> int:
     return max(1, min(allowed, round(int(given) / int(period or 100_000))))
 
 
-def choose_device(asked: str) -> torch.device:
-    """`asked` is INFERENCE_DEVICE. Raises ValueError when it is not there."""
-    if asked == "cuda" and not torch.cuda.is_available():
+def choose_device(asked: str, *, gpu_is_given: bool) -> torch.device:
+    """`asked` is INFERENCE_DEVICE. Raises ValueError when it is not there, and rather than to leave a GPU idle that was
+    given to this server."""
+    if asked == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if gpu_is_given:
+        raise ValueError(
+            f"torch cannot use the GPU that is here: it was built for CUDA {torch.version.cuda}, and the GPU's driver "
+            "may be older. It needs a newer driver, or a torch for the one it has; INFERENCE_DEVICE=cpu leaves it idle"
+        )
+    if asked == "cuda":
         raise ValueError("INFERENCE_DEVICE is cuda, and torch sees no CUDA device: give the replica a GPU, or say cpu")
-    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cpu")
+
+
+def gpu_is_given() -> bool:
+    """Whether there is a GPU for this server to use: the NVIDIA driver's own device, in a container that runs nothing
+    else (process 1). On a person's own machine the driver may well be too old for torch, and the CPU is meant."""
+    return NVIDIA_DRIVER.exists() and os.getpid() == 1
 
 
 def choose_dtype(

@@ -28,7 +28,15 @@ from folders import (
 )
 from lineage import check_base
 from lora import AdaptedModel
-from machine import choose_device, choose_dtype, free_memory, give_memory_back, stored_dtype, use_processors
+from machine import (
+    choose_device,
+    choose_dtype,
+    free_memory,
+    give_memory_back,
+    gpu_is_given,
+    stored_dtype,
+    use_processors,
+)
 from packed import pack
 from quantization import check as check_quantization
 from quantization import loading_config, quantize_on_cpu
@@ -130,7 +138,7 @@ def _choose_numbers(
     config: Mapping[str, Any], device: str, dtype: str, quantization: str, ledger: dict[str, float]
 ) -> _Numbers:
     """What the settings mean on this machine, for the model of this config.json."""
-    on = choose_device(device)
+    on = choose_device(device, gpu_is_given=gpu_is_given())
     check_quantization(quantization, on)
     computed = choose_dtype(dtype, on, quantization, config, ledger)
     numbers = _Numbers(on, computed, computed, quantization)

@@ -99,6 +99,21 @@ def test_memory_that_may_be_taken_is_what_the_container_has_left() -> None:
     assert machine.left("", 2) is None
 
 
+def test_a_gpu_that_torch_cannot_use_is_not_left_idle() -> None:
+    import machine
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("torch can use the GPU of this machine")
+    for asked in ("auto", "cuda"):
+        with pytest.raises(ValueError, match="torch cannot use the GPU that is here") as refused:
+            machine.choose_device(asked, gpu_is_given=True)
+        assert f"CUDA {torch.version.cuda}" in str(refused.value)
+        assert "INFERENCE_DEVICE=cpu" in str(refused.value)
+    assert machine.choose_device("cpu", gpu_is_given=True).type == "cpu"
+    assert machine.choose_device("auto", gpu_is_given=False).type == "cpu"
+
+
 def test_quantization_that_a_device_does_not_do() -> None:
     import quantization
     import torch
