@@ -40,11 +40,14 @@ class Batch(Protocol):
         ...
 
     def step(self) -> list[tuple[Row, int | None]]:
-        """Compute; each row that has a next token, with it (None: the model gave no finite number)."""
+        """Compute; each row that has a next token, with it.
+
+        None: there is none. `row.choice.error` says why; where it does not, the model gave no finite number.
+        """
         ...
 
-    def reset(self) -> list[Row]:
-        """Forget every row and every key and value, after a step that failed. Returns the rows."""
+    def reset(self) -> None:
+        """Forget every row and every key and value, after a step that failed."""
         ...
 
 
@@ -61,17 +64,14 @@ def make_batch(model: Causal, *, slots: int, context_tokens: int, memory_bytes: 
     reason = _why_not_slots(model, probe, context_tokens)
     if reason is None:
         bytes_per_slot = context_tokens * _bytes_held(probe)
-        fitting = memory_bytes // bytes_per_slot
-        if fitting < 1:
+        if memory_bytes < bytes_per_slot:
             raise ValueError(
                 f"the cache of one request of {context_tokens} tokens needs {bytes_per_slot / 1e9:.1f} GB and "
                 f"{memory_bytes / 1e9:.1f} GB are free: lower INFERENCE_MAX_PROMPT_TOKENS or INFERENCE_MAX_NEW_TOKENS, "
                 "or give the replica more memory"
             )
-        if fitting < slots:
-            log.info("memory for %d requests at once (%d were allowed)", fitting, slots)
-        slots = int(min(slots, fitting))
-        kept = int(min(kept_slots(slots), fitting - slots))
+        slots = _fitting(slots, memory_bytes, bytes_per_slot)
+        kept = min(kept_slots(slots), memory_bytes // bytes_per_slot - slots)
         batch = SlotBatch(model, slots=slots, kept=kept, context_tokens=context_tokens)
         reason = _differs(model, batch)
         if reason is None:
@@ -84,11 +84,16 @@ def make_batch(model: Causal, *, slots: int, context_tokens: int, memory_bytes: 
     log.warning("requests are computed one after another in each step, which is slower: %s", reason)
     if all(getattr(layer, "keys", None) is not None for layer in probe.layers) and probe.layers:
         # At its full length each row keeps as much as a slot would.
-        fitting = int(memory_bytes // max(1, context_tokens * _bytes_held(probe)))
-        if fitting < slots:
-            log.info("memory for %d requests at once (%d were allowed)", max(1, fitting), slots)
-        slots = max(1, min(slots, fitting))
+        slots = _fitting(slots, memory_bytes, context_tokens * _bytes_held(probe))
     return SeparateBatch(model, slots=slots, context_tokens=context_tokens, cache_name=held)
+
+
+def _fitting(slots: int, memory_bytes: int, bytes_per_slot: int) -> int:
+    """How many of the slots there is memory for; one at least."""
+    fitting = max(1, memory_bytes // max(1, bytes_per_slot))
+    if fitting < slots:
+        log.info("memory for %d requests at once (%d were allowed)", fitting, slots)
+    return min(slots, fitting)
 
 
 def compute_shortest(batch: Batch) -> None:
@@ -177,11 +182,10 @@ class SeparateBatch:
         self._rows.remove(row)
         row.cache = None
 
-    def reset(self) -> list[Row]:
-        rows, self._rows = self._rows, []
-        for row in rows:
+    def reset(self) -> None:
+        for row in self._rows:
             row.cache = None
-        return rows
+        self._rows.clear()
 
     def step(self) -> list[tuple[Row, int | None]]:
         return [(row, self._next(row)) for row in self._rows]

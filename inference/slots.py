@@ -148,13 +148,12 @@ class SlotBatch:
         if row in self._table:
             self._table.leave(row)
 
-    def reset(self) -> list[Row]:
-        rows, self._rows = self._rows, []
+    def reset(self) -> None:
+        self._rows.clear()
         self._awaited.clear()
         self._table.forget()
         for layer in self._layers:
             layer.forget()
-        return rows
 
     def step(self) -> list[tuple[Row, int | None]]:
         began = time.perf_counter()
