@@ -116,7 +116,8 @@ def load(
         tokenizer = _load_tokenizer(base)
         module = _load_base(base, tensors, reader, numbers)
         end_tokens = _end_tokens(module, tokenizer)
-        architecture, parameters = type(module).__name__, sum(weights.numel() for weights in module.parameters())
+        # The library's own count: of 4-bit weights two are one element.
+        architecture, parameters = type(module).__name__, module.num_parameters()
         adapted = attach(module, adapters, of_adapters, reader, merge="off" if quantization != "none" else merge)
     report("weights read", {"read_bytes": reader.read_bytes, "read_seconds": reader.read_seconds})
     _prepare_layers(module, adapted, numbers, report)

@@ -55,7 +55,8 @@ def test_what_is_loaded(tiny_model: TinyModel) -> None:
     assert loaded.batch.kind == "slots"
     assert (loaded.batch.slots, loaded.batch.context_tokens) == (LIMITS.max_concurrent, 512)
     assert loaded.end_tokens == {loaded.tokenizer.convert_tokens_to_ids("<|end|>")}
-    assert "2 adapters, cpu, float32, 6 requests at once (slots) of up to 512 tokens" in loaded.description
+    told_of_model = "LlamaForCausalLM, 0.1 million parameters, 2 adapters, cpu, float32"
+    assert loaded.description == f"{told_of_model}, 6 requests at once (slots) of up to 512 tokens"
     phases = [phase for phase, _ in told]
     assert phases == ["checking the model's files", "loading the model", "weights read", "warming up", "ready"]
     sizes = [file.stat().st_size for file in tiny_model.share.rglob("*.safetensors")]
