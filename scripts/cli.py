@@ -1,8 +1,8 @@
 """The command `inferops`: its verbs and options, what they print, and the exit codes. No Azure, no HTTP.
 
 Results go to stdout (with --json one document), progress and messages to stderr. Exit codes: 0 done, 1 the operation
-failed, 2 bad input and nothing was changed, 3 there are changes, 4 the proof failed and the previous release is back,
-130 interrupted.
+failed, 2 bad input and nothing was changed, 3 there are changes, 4 the proof failed and the previous release is back
+(1 when it is not), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def deploy(context: click.Context, environment: str, as_json: bool, config: Path
     """Make a release of this checkout, use it and prove it.
 
     What is new is sent, the replica restarts, the proof is made, and the endpoint is published. A release that does not
-    serve, or does not answer as it must, is taken back: exit code 4.
+    serve, or does not answer as it must, is taken back: exit code 4 when the one before serves again, 1 when none does.
     """
     from scripts import report, rollout
 

@@ -77,7 +77,7 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 class ProofFailed(InferopsError):
-    """The new release does not answer as it must; the release before it is back in use, if there was one."""
+    """The new release does not answer as it must, and the release before it is back in use."""
 
     exit_code = 4
 

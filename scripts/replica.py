@@ -249,16 +249,18 @@ def wait_until_ready(
     restart: Restart,
     *,
     deadline_seconds: float,
+    nothing_changed: bool = False,
     progress: Callable[[str], None] | None = None,
     pace: Pace = Pace(),
 ) -> Readiness:
     """Wait until /ready says 200 under the release; the asking itself wakes an app that is scaled to zero.
 
+    nothing_changed: no replica is known to start or to end, so that one under another release is there to stay.
     progress is told what /ready answers and what the new replica writes into its log, each thing once.
     Raises NotReady, with the revision's state and the last lines of the log, as soon as the new replica is known to
     have failed (/ready says so under this release, its container crashed repeatedly, or Azure calls the revision
-    failed), or when the deadline passes. Raises NotSignedIn when the app keeps refusing the key, Untrusted when its
-    certificate is not to be trusted.
+    failed) or another release's is there to stay, or when the deadline passes. Raises NotSignedIn when the app keeps
+    refusing the key, Untrusted when its certificate is not to be trusted.
     """
     started = time.monotonic()
     grace = pace.grace_after_failure_seconds if restart.had_failed else pace.grace_seconds
@@ -285,6 +287,8 @@ def wait_until_ready(
                 raise _not_ready(
                     app, restart, f"The app cannot serve release {release}: {readiness.error or 'no reason given'}."
                 )
+            if nothing_changed and readiness.release and readiness.release != release:
+                raise _not_ready(app, restart, f"The app serves release {readiness.release} and not {release}.")
             stranger = readiness.status == "ready" and readiness.release is None
             if stranger and elapsed > grace and not _old_one_runs(app, restart):
                 raise NotSignedIn(

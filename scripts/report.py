@@ -135,7 +135,7 @@ def difference_counts(difference: Difference) -> str:
     """One line: the release, and how much it changes."""
     release = difference.release.id
     if difference.is_empty:
-        return f"No changes: release {release} is in use."
+        return f"No changes: release {release} is current."
     against = f"against {difference.current}" if difference.current else "the first one"
     sends = [part for part in difference.parts if part.plan is not None and not part.is_there]
     sent = _sync_counts(sends) if sends else "everything is on the share already"

@@ -77,7 +77,9 @@ def deploy(session: Session) -> Deployed:
         return _proven_again(session, target, timings)
     release.check_folders(share, target, package.uploaded_folders, described_in=_described_in(session))
     lineage.check(share, package)
-    session.say(report.difference_counts(diff.against(share, package, found.release if found else None)))
+    difference = diff.against(share, package, found.release if found else None)
+    if not difference.is_empty:  # otherwise it was said why it is deployed nevertheless
+        session.say(report.difference_counts(difference))
     with locked(session) as lock:
         before = release.read_current(share)
         if before != found and _is_in_use(session, target, before):
@@ -87,7 +89,9 @@ def deploy(session: Session) -> Deployed:
             with timings.phase("upload"):
                 _upload(session, package, lock, before)
             slowest = session.environment.proof.slowest
-            earlier = _answers_before(session, previous, timings, wake=slowest is not None)
+            # What wakes is what `current` names, and that need not be what this goes back to.
+            wake = slowest is not None and previous == before
+            earlier = _answers_before(session, previous, timings, wake=wake)
             shown = _switch(session, target, previous, lock, run, timings, earlier, slowest)
     replaced = previous.release if previous is not None and previous.release != target.id else None
     return _published(session, target, replaced, True, shown, timings)
@@ -105,7 +109,8 @@ def rollback(session: Session, name: str | None = None) -> Deployed:
     """Put an earlier release back into use: one write of `current`, a restart, the proof, the publication.
 
     Without a name it is the last one that was proven before the one in use. Raises ProofFailed when it does not answer
-    as it must, and what was in use is back then; BadInput or NotFound when there is no such release.
+    as it must and what was in use is back, InferopsError when that is not; BadInput or NotFound when there is no such
+    release.
     """
     timings = Timings()
     share = session.share
@@ -143,14 +148,15 @@ def locked(session: Session) -> Lock:
     return Lock(share, wait_seconds=LOCK_WAIT_SECONDS, holder=lambda: history.holder(share), say=session.say)
 
 
-def wait(session: Session, target: str, restarted: replica.Restart) -> Readiness:
-    """Wait until the app serves the release. Raises NotReady."""
+def wait(session: Session, release_id: str, restarted: replica.Restart, *, nothing_changed: bool = False) -> Readiness:
+    """Wait until the app serves the release. Raises NotReady. nothing_changed is replica.wait_until_ready's."""
     return replica.wait_until_ready(
         session.app,
         session.endpoint,
-        target,
+        release_id,
         restarted,
         deadline_seconds=READY_SECONDS,
+        nothing_changed=nothing_changed,
         progress=session.progress,
     )
 
@@ -193,26 +199,38 @@ def _proven_before(session: Session, before: Current) -> Release:
 
 
 def _is_in_use(session: Session, target: Release, current: Current | None) -> bool:
-    """Whether the release is the proven one in use and answers; wakes the app when it sleeps."""
-    if current is None or current.release != target.id or not current.proven:
+    """Whether the release is the proven one in use and answers; wakes the app when it sleeps.
+
+    Says why not, of one that `current` names.
+    """
+    if current is None or current.release != target.id:
         return False
+    why = _why_not_in_use(session, current)
+    if why is not None:
+        session.say(f"release {target.id} is current, but {why}")
+    return why is None
+
+
+def _why_not_in_use(session: Session, current: Current) -> str | None:
+    if not current.proven:
+        return "it was never proven"
     state = session.app.state()
     if state.has_failed:
-        return False
+        return f"the app does not run: {state}"
     if state.is_asleep:
         session.progress("waking the app, which is scaled to zero: a replica starts and loads the model")
     try:
-        wait(session, target.id, state.as_it_is())
-    except NotReady:
-        return False
-    return True
+        wait(session, current.release, state.as_it_is(), nothing_changed=True)
+    except NotReady as failure:
+        return f"it does not serve: {failure.message}"
+    return None
 
 
 def _proven_again(session: Session, target: Release, timings: Timings) -> Deployed:
-    """The proof of the release that is in use already. Raises ProofFailed; nothing is changed."""
+    """The proof of the release that is in use already. Raises InferopsError when it fails; nothing is changed."""
     shown = _prove(session, target, timings)
     if not shown.passed:
-        raise ProofFailed(
+        raise InferopsError(
             f"Release {target.id}, which is in use already, does not answer as it must; nothing was changed.",
             f"Correct the proof's prompts or the model. A new start may help too: inferops restart {session.name}",
             details=_failures(shown),
@@ -250,7 +268,7 @@ def _answers_before(session: Session, previous: Current | None, timings: Timings
         if state.is_asleep:
             session.progress("waking the app, to compare the release in use with the new one")
             try:
-                wait(session, previous.release, state.as_it_is())
+                wait(session, previous.release, state.as_it_is(), nothing_changed=True)
             except NotReady:
                 return None
         return comparison.take(session.endpoint, previous.release, expected)
@@ -258,7 +276,7 @@ def _answers_before(session: Session, previous: Current | None, timings: Timings
 
 def _switch(
     session: Session,
-    release_: Release,
+    target: Release,
     previous: Current | None,
     lock: Lock,
     run: history.Run,
@@ -269,23 +287,22 @@ def _switch(
     """Make the release the current one, proven; or put the previous one back and raise.
 
     earlier is what the release in use answered; slowest the least share of its speed that will do. Raises ProofFailed
-    when the release does not serve or answer as it must and the previous one is back, InferopsError when putting it
-    back failed too; anything else (Ctrl-C, no network) as it is.
+    when the release does not serve or answer as it must and the previous one is back, InferopsError when there is none
+    or putting it back failed too; anything else (Ctrl-C, no network) as it is.
     """
-    target = release_.id
     lock.check()
     try:
         # Within the block: whoever interrupts this very request may have come too late to keep it from being done.
         # What was never proven is not what a run goes back to that finds this one cut off.
         known_good = previous.release if previous is not None and previous.proven else None
-        release.set_current(session.share, target, lock, previous=known_good)
+        release.set_current(session.share, target.id, lock, previous=known_good)
         with timings.phase("start"):
-            _restart(session, target, timings, served_before=previous is not None)
-        shown = _prove(session, release_, timings, earlier, slowest)
+            _restart(session, target.id, timings, served_before=previous is not None)
+        shown = _prove(session, target, timings, earlier, slowest)
         if not shown.passed:
-            raise ProofFailed(f"Release {target} does not answer as it must.", "", details=_failures(shown))
+            raise ProofFailed(f"Release {target.id} does not answer as it must.", "", details=_failures(shown))
     except (NotReady, ProofFailed) as failure:
-        is_back, fate = _put_back(session, target, previous, lock, wait_for_it=True)
+        is_back, fate = _put_back(session, target.id, previous, lock, wait_for_it=True)
         raise (ProofFailed if is_back else InferopsError)(
             f"{failure.message} {fate}",
             "Correct what the lines above say and deploy again.",
@@ -293,23 +310,23 @@ def _switch(
         ) from None
     except BaseException:
         # Interrupted or cut off: the shortest way back, without waiting for it.
-        _, fate = _put_back(session, target, previous, lock, wait_for_it=False)
+        _, fate = _put_back(session, target.id, previous, lock, wait_for_it=False)
         session.say(fate)
         raise
-    _note_as_proven(session, target, lock, run)
+    _note_as_proven(session, target.id, lock, run)
     return shown
 
 
-def _note_as_proven(session: Session, target: str, lock: Lock, run: history.Run) -> None:
+def _note_as_proven(session: Session, release_id: str, lock: Lock, run: history.Run) -> None:
     """Note that the release in use passed its proof. When that fails the release serves nevertheless, and is left."""
-    serves = f"Release {target} serves, having passed its proof; it may not be noted as proven yet."
+    serves = f"Release {release_id} serves, having passed its proof; it may not be noted as proven yet."
     run.left_open = True  # what is to be remembered of it stands in `current`, and the next run looks there
     try:
-        release.confirm_current(session.share, target, lock)
+        release.confirm_current(session.share, release_id, lock)
     except InferopsError as failure:
         raise InferopsError(
             f"{failure.message} {serves}",
-            f"The next deploy of it notes it, and so does: inferops rollback {session.name} {target}",
+            f"The next deploy of it notes it, and so does: inferops rollback {session.name} {release_id}",
             details=failure.details,
         ) from failure
     except BaseException:
@@ -317,15 +334,15 @@ def _note_as_proven(session: Session, target: str, lock: Lock, run: history.Run)
         raise
 
 
-def _restart(session: Session, target: str, timings: Timings, *, served_before: bool) -> None:
+def _restart(session: Session, release_id: str, timings: Timings, *, served_before: bool) -> None:
     """Restart the replicas, wait until the release serves, and tell how long nobody was answered meanwhile."""
     restarted = session.app.restart()
-    session.say(f"release {target} is current; restarted the revision {restarted.revision}")
+    session.say(f"release {release_id} is current; restarted the revision {restarted.revision}")
     if not served_before or restarted.was_asleep:  # there is nobody who could notice
-        wait(session, target, restarted)
+        wait(session, release_id, restarted)
         return
     with GapWatch(session.endpoint) as watch:
-        wait(session, target, restarted)
+        wait(session, release_id, restarted)
     timings.seconds["unanswered"] = watch.seconds
     session.say(report.gap(watch.seconds))
 
@@ -333,16 +350,16 @@ def _restart(session: Session, target: str, timings: Timings, *, served_before: 
 def _put_back(
     session: Session, failed: str, previous: Current | None, lock: Lock, *, wait_for_it: bool
 ) -> tuple[bool, str]:
-    """Make the previous release current again; whether that worked, and in a sentence what has become of it."""
+    """Make the previous release current again; whether it is, and in a sentence what has become of it."""
     name = "the empty state" if previous is None else previous.release + ("" if previous.proven else " (never proven)")
     try:
         if previous is None:
             release.remove_current(session.share, lock)
             session.app.restart()
-            return True, "There was no release before it: the app waits for one that works."
+            return False, "There was no release before it: the app waits for one that works."
         release.restore_current(session.share, previous, lock)
         if previous.release == failed:
-            return True, "It was in use before; there is no other to go back to."
+            return False, "It was in use before; there is no other to go back to."
         restarted = session.app.restart()
         if wait_for_it:
             session.say(f"putting release {name} back")

@@ -160,8 +160,8 @@ def test_a_difference() -> None:
     )
     assert "copied; 1.5 kB to send, 7 B of it unchanged.\n" in report.difference_text(again)
     empty = Difference(RELEASE, "1", ())
-    assert report.difference_text(empty) == "No changes: release 1 is in use."
-    assert report.difference_markdown(empty) == "No changes: release 1 is in use.\n"
+    assert report.difference_text(empty) == "No changes: release 1 is current."
+    assert report.difference_markdown(empty) == "No changes: release 1 is current.\n"
 
 
 def run(verb: Verb, release: str | None, outcome: Outcome | None, **more: Any) -> Entry:

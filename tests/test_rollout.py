@@ -23,6 +23,7 @@ from scripts.status import Status
 from tests.conftest import RunningStandIn
 from tests.release_world import World, deploy, open_session, rollback, running_world
 from tests.tiny_resource_manager import replica
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,87 @@ def test_an_app_that_sleeps_is_not_woken_for_the_comparison(world: World) -> Non
     assert "none: it starts with the next request" in shown and "-ended" not in shown
     assert not any("before " in line for line in world.said)
     assert "unanswered" not in done.timings_seconds
+
+
+def deployed_within_a_minute(world: World) -> rollout.Deployed:
+    """A deploy that must not wait for what will not come."""
+    done: list[rollout.Deployed] = []
+    running = threading.Thread(target=lambda: done.append(rollout.deploy(world.session)), daemon=True)
+    running.start()
+    until(lambda: not running.is_alive(), "the deploy's end", seconds=60)
+    return done[0]
+
+
+@pytest.mark.parametrize("status", ["ready", "loading", "failed"])
+def test_a_release_that_is_current_while_another_serves_is_started_at_once(world: World, status: str) -> None:
+    """As a run leaves it that wrote `current` to put a release back, and could not restart the app."""
+    first, second = deployed(world, 2)
+    with Lock(world.share) as lock:
+        releases.restore_current(world.share, releases.Current(first, True, None), lock)
+    world.app.behaviour.status = status
+    world.change(1)
+    world.said.clear()
+    restarted = restarts(world)
+    done = deployed_within_a_minute(world)
+    assert (done.changed, done.release.id, world.app.behaviour.release) == (True, first, first)
+    assert restarts(world) == restarted + 1
+    assert any(f"release {first} is current, but" in line and second in line for line in world.said)
+    assert not any("No changes" in line for line in world.said)
+
+
+def test_an_app_that_sleeps_under_an_unproven_release_is_not_woken_to_answer_for_the_one_before(world: World) -> None:
+    """As a run leaves it that was cut off after its switch; what wakes is what `current` names."""
+    file, state = world.root / "environments" / "local" / "environment.yaml", world.manager.state
+    text = file.read_text()
+    file.write_text(yaml.safe_dump(yaml.safe_load(text) | {"proof": {"prompts": [{"prompt": "Hi?"}], "slowest": 0.01}}))
+    try:
+        world.new_share()
+        (first,) = deployed(world, 1)
+        world.change(2)
+        package = rollout.packed(world.session, rollout.Timings())
+        with Lock(world.share) as lock:
+            releases.upload(world.share, package, lock)
+            releases.set_current(world.share, package.release.id, lock, previous=first)
+        world.check_serves()
+        state.running, state.replicas = "ScaledToZero", []
+        world.session.progress = world.said.append
+        world.said.clear()
+        world.change(3)
+        done = deployed_within_a_minute(world)
+    finally:
+        file.write_text(text)
+        state.running = "Running"
+    assert done.changed
+    assert not any("waking" in line for line in world.said)
+
+
+def test_a_first_release_that_fails_its_proof_leaves_the_app_empty(world: World) -> None:
+    world.broken.add(rollout.packed(world.session, rollout.Timings()).release.id)
+    with pytest.raises(InferopsError, match="There was no release before it") as caught:
+        rollout.deploy(world.session)
+    assert caught.value.exit_code == 1, "4 says that the release before is back"
+    assert world.current() is None
+
+
+def test_a_release_in_use_that_fails_its_proof_stays_and_is_not_told_to_be_back(world: World) -> None:
+    (first,) = deployed(world, 1)
+    world.app.behaviour.usage = False
+    before = tree(world)
+    with pytest.raises(InferopsError, match=f"Release {first}, which is in use already") as caught:
+        rollout.deploy(world.session)
+    assert caught.value.exit_code == 1
+    assert caught.value.details
+    assert tree(world) == before
+    # Nor when it had to be started again first.
+    world.broken.add(first)
+    world.manager.state.running = "Failed"
+    try:
+        with pytest.raises(InferopsError, match="there is no other to go back to") as caught:
+            rollout.deploy(world.session)
+    finally:
+        world.manager.state.running = "Running"
+    assert caught.value.exit_code == 1
+    assert releases.read_current(world.share) == releases.Current(first, True, None)
 
 
 def test_a_release_that_fails_its_proof_is_taken_back_and_remembered(world: World) -> None:
