@@ -70,7 +70,7 @@ class Keys:
 
 
 def _equal_one(known: Mapping[str, bytes], shown: bytes) -> str | None:
-    """The name of what equals `shown`; compared with all of them, also when it is the first."""
+    """The name of what equals `shown`; compared with all of them, even when it is the first."""
     names = [name for name, value in known.items() if hmac.compare_digest(value, shown)]
     return names[0] if names else None
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 JSON_OPTIONS = {
-    # A model that is not sure would else write blanks until its last token.
+    # A model that is not sure would otherwise write blanks until its last token.
     "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,20}",
     # Exactly-one-of becomes any-of: alternatives of real schemas hardly ever overlap.
     "coerce_one_of": True,

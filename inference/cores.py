@@ -11,7 +11,7 @@ CPU_PRESSURE = Path("/proc/pressure/cpu")
 """https://docs.kernel.org/accounting/psi.html"""
 
 BUSY_PERCENT = 5.0
-"""Of the last ten seconds: in so much of them something had to wait for a processor."""
+"""Processors are shared when something had to wait for one in more of the last ten seconds than this."""
 
 
 def are_shared(quota: str, pressure: str) -> bool:

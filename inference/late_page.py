@@ -1,7 +1,7 @@
 """The page's place at "/": the page itself is built when somebody first looks for it.
 
 Importing Gradio costs seconds of a core and 60 to 100 MB: a replica that only serves the API never pays for it, and no
-start waits for it. Until the page is there a browser gets a few words that load again by themselves, and any other
+start waits for it. Until the page is there a browser gets a few words that reload by themselves, and any other
 client waits. Knows no Gradio: what builds the page is handed to it.
 """
 
@@ -60,7 +60,7 @@ class LatePage:
         self._ending.set()
 
     async def closed(self, timeout_seconds: float) -> None:
-        """Wait until the page has put itself away."""
+        """Wait until the page has shut down."""
         if self._running is not None:
             await asyncio.wait({self._running}, timeout=timeout_seconds)
 

@@ -34,7 +34,7 @@ class BodyLimit:
         too_large = f"The body is larger than {self._largest} bytes."
         deadline = time.monotonic() + self._seconds
         if announced.isdigit() and int(announced) > self._largest:
-            # Who asks before sending has the answer before; who sends anyway would not see it until all is sent.
+            # A client that sends `Expect` gets the answer first; one that sends anyway would see it only at the end.
             if not any(name.lower() == b"expect" for name, _ in scope["headers"]):
                 await self._let_pass(receive, deadline)
             await answer_error(
@@ -63,14 +63,14 @@ class BodyLimit:
         await self._application(scope, counted, send)
 
     async def _let_pass(self, receive: Receive, deadline: float) -> None:
-        """Take in the rest of a body and keep nothing of it, for as long as a body may take."""
+        """Read the rest of a body and keep nothing of it, for as long as a body may take."""
         with contextlib.suppress(asyncio.TimeoutError):
             while (await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))).get("more_body"):
                 pass
 
 
 _CLOSE = [(b"connection", b"close")]
-"""What is left of a body that is not read would be taken for the next request."""
+"""What is left unread of a body would be taken for the next request."""
 
 
 class KeyLimitReached(Exception):
@@ -85,7 +85,7 @@ class KeyLimits:
     """How many requests of each key run, and how many it has begun lately.
 
     Requests per minute are a bucket that holds a minute's worth and fills evenly: a burst is let through, and what
-    comes after it waits its turn. `clock` gives seconds.
+    comes after it is told when to come again. `clock` gives seconds.
     """
 
     def __init__(

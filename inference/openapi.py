@@ -48,7 +48,7 @@ _READINESS: Json = {
         },
     },
     "additionalProperties": False,
-    "description": "All but `status` is told only to who shows a key.",
+    "description": "All but `status` is told only to a caller who shows a key.",
 }
 
 

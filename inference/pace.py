@@ -17,7 +17,7 @@ NEWEST_WEIGHS = 0.25
 
 
 class Pace:
-    """For each row that waits for its first token, a step may take nearly once more the time of one that only continues
+    """For each row that waits for its first token, a step may take nearly as long again as one that only continues
     answers: a prompt alone, however long, makes the others' tokens come half as fast and no slower, and a crowd of new
     rows does not wait for its first tokens until the old ones have ended."""
 

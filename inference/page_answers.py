@@ -20,7 +20,7 @@ NOT_ANSWERED = "Not answered"
 """The title of a turn that says why there is no answer."""
 
 SHOWN_EVERY_SECONDS = 0.05
-"""An answer is drawn anew at most so often: each time costs the server a millisecond or two of one core."""
+"""An answer is redrawn no more often than this: each time costs the server a millisecond or two of one core."""
 
 CUT_SHORT: dict[FinishReason | None, str] = {
     "length": "cut: longest answer reached",
@@ -129,7 +129,8 @@ async def beside_each_other(*growing: AsyncGenerator[Said, None]) -> AsyncGenera
 
 
 def conversation(history: Sequence[Mapping[str, Any]], system: str) -> list[dict[str, str]]:
-    """The turns that the model is sent: without the questions that got no answer, and what was said instead of one."""
+    """The turns that the model is sent: without the questions that got no answer, and without what was said
+    instead of one."""
     messages = [{"role": "system", "content": system}] if system.strip() else []
     for turn in history:
         if (turn.get("metadata") or {}).get("title") == NOT_ANSWERED:

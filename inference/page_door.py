@@ -65,7 +65,7 @@ def _checked(body: bytes) -> Any:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        raise HTTPException(400, "The body is no JSON.") from None
+        raise HTTPException(400, "The body is not JSON.") from None
     waiting = [document]
     while waiting:
         value = waiting.pop()

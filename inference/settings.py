@@ -5,8 +5,8 @@ on, the key and the limits; it does not know whether a model folder is any good:
 
 | variable | default | meaning |
 |---|---|---|
-| INFERENCE_API_KEY | none: needed | who shows it may call; its name in the log is `default` |
-| INFERENCE_API_KEYS | none | more keys: name=key, separated by commas or line ends; `,` (the template's) is none |
+| INFERENCE_API_KEY | none: needed | whoever shows it may call; its name in the log is `default` |
+| INFERENCE_API_KEYS | none | more keys: name=key, separated by commas or line breaks; `,` (the template's) is none |
 | INFERENCE_KEY_CONCURRENT | 0: no limit | requests of one key at once; `4, ci=16` gives `ci` its own |
 | INFERENCE_KEY_REQUESTS_PER_MINUTE | 0: no limit | requests of one key in a minute, in the same form |
 | INFERENCE_RELEASE_FOLDER | set by start.sh | the release; its release.json names the model's folders |
@@ -24,8 +24,8 @@ on, the key and the limits; it does not know whether a model folder is any good:
 | INFERENCE_DEVICE | auto | auto, cpu, cuda |
 | INFERENCE_DTYPE | auto | auto, float32, bfloat16, float16 |
 | INFERENCE_QUANTIZATION | none | none, int8, int4: linear layers in fewer bits, for some accuracy |
-| INFERENCE_MERGE | auto | auto, on, off: whether an only adapter is merged into the weights |
-| INFERENCE_KEEP_ALIVE_SECONDS | 15 | a comment in a stream that is silent for so long |
+| INFERENCE_MERGE | auto | auto, on, off: whether a lone adapter is merged into the weights |
+| INFERENCE_KEEP_ALIVE_SECONDS | 15 | a comment in a stream that has been silent for that long |
 | INFERENCE_SHUTDOWN_GRACE_SECONDS | 25 | how long running requests may go on after SIGTERM |
 | INFERENCE_WAIT_SECONDS | set by start.sh | for the ledger: how long the container waited for a release |
 | INFERENCE_INSTALL_SECONDS | set by start.sh | for the ledger: how long it installed dependencies |

@@ -156,7 +156,7 @@ class TextStream:
         return self._advance(piece)
 
     def _begin_anew(self) -> str:
-        """Take a new decoder for what follows; the text of what the old one could not make sense of."""
+        """Take a new decoder for what follows; return the text of what the old one could not make sense of."""
         piece: str = self._backend.decode(self._pending, skip_special_tokens=self._skips)
         self._decoder = DecodeStream(skip_special_tokens=self._skips)
         self._tokens.clear()
@@ -194,7 +194,7 @@ class TextStream:
         return shown
 
     def _held_back(self) -> int:
-        """How many last characters could be the beginning of a stop string."""
+        """How many of the last characters could be the beginning of a stop string."""
         unsent = self._decoded[self._sent :]
         longest = 0
         for text in self._stop:

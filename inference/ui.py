@@ -1,7 +1,7 @@
 """The page: a chat, and two models beside each other on one prompt, over the same engine interface as the API.
 
-Knows no torch and no key, only its name: auth.py has let the browser in. What an answer is meanwhile, page_answers.py
-says.
+Knows no torch, and of a key only its name: auth.py has let the browser in. What an answer is while it grows,
+page_answers.py says.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def build_page(engine: Engine, key_limits: KeyLimits, *, base: str, release: str
     blocks.state_session_capacity = SESSIONS
     around = FastAPI(openapi_url=None)
     around.add_middleware(PageDoor)
-    # It allows no origin. Without it Gradio allows each, on any host but loopback.
+    # It allows no origin. Without it Gradio allows every one, on any host but loopback.
     around.add_middleware(CORSMiddleware)
     page: FastAPI = gr.mount_gradio_app(
         around,
@@ -117,7 +117,7 @@ class _Questions:
 
 
 def _settings(engine: Engine) -> list[Any]:
-    """System prompt, temperature and longest answer: they hold for both tabs."""
+    """System prompt, temperature and longest answer: they apply to both tabs."""
     limits = engine.limits
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         system = gr.Textbox("", label="System prompt", lines=2)
