@@ -62,6 +62,8 @@ def main() -> int:
     """Runs the command, and tells of whatever goes wrong; returns the exit code."""
     # A runner that is stopped sends SIGTERM: it ends a verb as Ctrl-C does, with everything put back.
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background a shell has it ignored
+        signal.signal(signal.SIGINT, _interrupt)
     as_json = "--json" in sys.argv
     try:
         # Without standalone mode click returns the code of an early exit, and nothing (None) of a verb that ended.
@@ -84,6 +86,9 @@ def main() -> int:
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
+    # GitHub cancels a job with SIGINT and, 7.5 s later, with SIGTERM: what is being put back by then is not broken off.
+    # A second Ctrl-C still is a person's to press.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

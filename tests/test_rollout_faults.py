@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +28,9 @@ from scripts.files import ShareClient
 from tests.conftest import running_stand_in
 from tests.faults import Switch
 from tests.release_world import World, collect_garbage, deploy, rollback, running_world
+from tests.waiting import until
+
+COMMAND = Path(sys.executable).parent / "inferops"
 
 FAULTS: dict[str, list[dict[str, Any]]] = {
     "throttled and unavailable": [
@@ -165,6 +172,44 @@ def test_a_release_whose_proof_cannot_be_noted_serves_and_the_next_deploy_notes_
     assert deploy(world.session) == made
     assert releases.read_current(world.share) == releases.Current(made, True, None)
     assert [run.outcome for run in history.read(world.share, None)[-2:]] == ["cut off", "proven"]
+
+
+def test_the_signals_that_cancel_a_job_do_not_break_off_what_the_first_has_put_back(faulty: Faulty) -> None:
+    """SIGINT, and SIGTERM a moment later: `current` is being put back then, and the restart is still to come."""
+    world, manager = faulty.world, faulty.world.manager.state
+    in_use = world.current()
+    assert in_use is not None
+    world.change(next(NUMBERS))
+
+    def restarts() -> int:
+        return sum(line.endswith("/restart") for line in manager.seen)
+
+    before = restarts()
+    slow = {"service": "files", "fault": "latency", "method": ["PUT"], "path": "/current$", "after": 1, "seconds": 3}
+    restart, manager.on_restart = manager.on_restart, lambda: None  # the new release never serves
+    try:
+        with faulty.switch.on(slow):
+            process = subprocess.Popen(
+                [str(COMMAND), "deploy", "local", "--config", "world.json"],
+                cwd=world.root,
+                env={name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            until(lambda: restarts() > before, "the restart under the new release")
+            process.send_signal(signal.SIGINT)
+            until(lambda: faulty.switch.fired()[0], "the putting back")
+            process.send_signal(signal.SIGTERM)
+            _, messages = process.communicate(timeout=60)
+    finally:
+        manager.on_restart = restart
+    assert process.returncode == 130, messages
+    assert f"Release {in_use} is current again" in messages
+    assert "Traceback" not in messages
+    assert restarts() == before + 2
+    assert releases.read_current(world.share) == releases.Current(in_use, True, None)
+    assert history.read(world.share, None)[-1].outcome == "interrupted"
 
 
 def test_a_token_that_ends_half_way_is_renewed(faulty: Faulty) -> None:
