@@ -24,15 +24,16 @@ ROOT = Path(__file__).parent.parent
 
 
 LONGEST_FIRST = (
-    *("test_release_killed", "test_api", "test_engine", "test_emulator_finetuning", "test_end_to_end", "test_drain"),
-    *("test_workflows", "test_rollout_faults", "test_start", "test_azure_cli", "test_garbage"),
+    *("test_release_killed", "test_api", "test_engine", "test_emulator_finetuning", "test_drain", "test_end_to_end"),
+    *("test_workflows", "test_rollout_faults", "test_faults_survived", "test_emulator_container_apps_life"),
+    *("test_azure_cli", "test_rollout", "test_azcopy", "test_start", "test_emulator_killed", "test_upload"),
 )
 """Modules that take the most time: begun first, so that all workers end together."""
 
 SHARING = {
     "a server process": ("access_log", "api", "auth", "fuzz", "limits", "metrics", "serve", "ui"),
     "torch": (
-        *("batch", "constrain", "engine", "late_page", "lora", "machine", "memory", "model", "openapi"),
+        *("batch", "broken", "constrain", "engine", "late_page", "lora", "machine", "memory", "model", "openapi"),
         *("packed", "prefix", "sampling", "text", "tool_calls", "tools", "weights"),
     ),
 }
