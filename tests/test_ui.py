@@ -503,6 +503,16 @@ def test_a_person_signs_in_chats_and_compares(page: Server, browser: webdriver.C
     box(browser).send_keys(questions[1], Keys.ENTER)
     wait(browser, answered(2))
 
+    # One that gets no answer is a part of what the page sends from now on, with what was said instead.
+    box(browser).send_keys("fox " * 410, Keys.ENTER)
+    wait(browser, lambda driver: any(NOT_ANSWERED in text for text in texts(driver, "#chat")))
+    wait(browser, answered(3))
+    box(browser).send_keys(questions[0], Keys.ENTER)
+    wait(browser, answered(4))
+    browser.find_element(By.CSS_SELECTOR, "#chat button[aria-label=Undo]").click()
+    wait(browser, lambda driver: texts(driver, "#message textarea") == [questions[0]])
+    wait(browser, answered(3))
+
     open_tab(browser, "Compare")
     box(browser, "prompt").send_keys(questions[0], Keys.ENTER)
     wait(browser, lambda driver: all(PACE.fullmatch(pace) for pace in texts(driver, ".side .pace")))
