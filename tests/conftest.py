@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import httpx
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +47,9 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # What is imported stays: looking for garbage in it, again and again, is a fifth of the time until the first test.
     gc.disable()
+    # How long an example takes is the machine's, too: one that stands still for a moment makes no finding.
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
