@@ -8,6 +8,7 @@ Everything but the app's own answers goes through killing_proxy, which counts.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -188,9 +189,12 @@ class World:
         assert not list(self.folder.rglob(".*"))
 
     def check_serves(self) -> None:
-        """The app, restarted now, serves the release that `current` names."""
+        """A replica that started now would serve the release that `current` names; the one that runs stays as it is."""
+        state, running = self.manager.state, self.app.behaviour
+        replicas, self.app.behaviour = state.replicas, dataclasses.replace(running)
         self._restarted()
         assert self.app.behaviour.release == (self.current() or "")
+        state.replicas, self.app.behaviour = replicas, running
 
     def _restarted(self) -> None:
         """What a restart does: a new replica, which reads `current` once."""

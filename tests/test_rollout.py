@@ -185,7 +185,7 @@ def test_an_app_that_sleeps_under_an_unproven_release_is_not_woken_to_answer_for
         with Lock(world.share) as lock:
             releases.upload(world.share, package, lock)
             releases.set_current(world.share, package.release.id, lock, previous=first)
-        world.check_serves()
+        world.session.app.restart()
         state.running, state.replicas = "ScaledToZero", []
         world.session.progress = world.said.append
         world.said.clear()
