@@ -346,7 +346,7 @@ class Engine:
     def _serve(self, loaded: Loaded, vocabulary: Vocabulary) -> None:
         while self._take_in():
             self._let_go(loaded)
-            self._admit(loaded)
+            self._give_slots(loaded)
             if self._jobs:
                 self._step(loaded, vocabulary)
             self._flush()
@@ -391,13 +391,13 @@ class Engine:
                 self._waiting.remove(job)
             self._finish(job, "cancelled" if job.cancelled else "timeout")
 
-    def _admit(self, loaded: Loaded) -> None:
+    def _give_slots(self, loaded: Loaded) -> None:
         while self._waiting and len(self._jobs) < loaded.batch.slots:
             job = self._waiting.popleft()
             loaded.batch.add(job.row)
             self._jobs.append(job)
-            job.generation.admitted = time.monotonic()
-            self._observer.admitted(job.generation)
+            job.generation.started = time.monotonic()
+            self._observer.started(job.generation)
 
     def _step(self, loaded: Loaded, vocabulary: Vocabulary) -> None:
         produced = self._compute(loaded)

@@ -258,7 +258,7 @@ class Generation:
     model: str
     prompt_tokens: int
     queued: float
-    admitted: float | None = None
+    started: float | None = None
     first_token: float | None = None
     ended: float | None = None
     reused_tokens: int = 0
@@ -273,8 +273,8 @@ class Observer:
     def queued(self, generation: Generation) -> None:
         """It waits for a slot."""
 
-    def admitted(self, generation: Generation) -> None:
+    def started(self, generation: Generation) -> None:
         """It has a slot: its prompt is computed next."""
 
     def finished(self, generation: Generation) -> None:
-        """Its last event is on its way; `admitted` is None when it never had a slot."""
+        """Its last event is on its way; `started` is None when it never had a slot."""

@@ -114,15 +114,15 @@ class Metrics(Observer):
     def queued(self, generation: Generation) -> None:
         self._waiting.labels(generation.model).inc()
 
-    def admitted(self, generation: Generation) -> None:
+    def started(self, generation: Generation) -> None:
         self._waiting.labels(generation.model).dec()
         self._running.labels(generation.model).inc()
-        assert generation.admitted is not None
-        self._queue_seconds.labels(generation.model).observe(generation.admitted - generation.queued)
+        assert generation.started is not None
+        self._queue_seconds.labels(generation.model).observe(generation.started - generation.queued)
 
     def finished(self, generation: Generation) -> None:
         model, queued, first, ended = generation.model, generation.queued, generation.first_token, generation.ended
-        (self._waiting if generation.admitted is None else self._running).labels(model).dec()
+        (self._waiting if generation.started is None else self._running).labels(model).dec()
         self._finished.labels(model, generation.reason).inc()
         if first is None or ended is None:
             return

@@ -154,8 +154,8 @@ def test_times_are_those_of_the_request() -> None:
     generation = Generation("m", prompt_tokens=40, queued=100.0)
     metrics.queued(generation)
     assert values(metrics).value("inference_requests_waiting", model="m") == 1
-    generation.admitted = 102.0
-    metrics.admitted(generation)
+    generation.started = 102.0
+    metrics.started(generation)
     assert values(metrics).value("inference_requests_waiting", model="m") == 0
     assert values(metrics).value("inference_requests_running", model="m") == 1
     generation.first_token, generation.ended, generation.reason = 103.0, 107.0, "length"
