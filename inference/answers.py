@@ -21,7 +21,7 @@ from fastapi.responses import Response, StreamingResponse
 from generation import EngineFull, EngineNotReady, Event, Finished, GenerationRequest, RequestRefused, Stream
 from protocol import GenerationBody, PromptTokensDetails, Usage, invalid
 
-Choice = dict[str, Any]
+ChoicePiece = dict[str, Any]
 """One element of `choices` in a streamed piece."""
 
 
@@ -104,10 +104,10 @@ async def _cancel_on_disconnect(request: Request, stream: Stream) -> None:
 class Pieces(Protocol):
     """One answer's events -> its pieces of the stream."""
 
-    text_only: Choice | None
+    text_only: ChoicePiece | None
     """What each piece before the end is but for its text, which is empty here; None when there may be others."""
 
-    def of(self, event: Event) -> Iterable[Choice]:
+    def of(self, event: Event) -> Iterable[ChoicePiece]:
         """The pieces that this event adds."""
 
 
@@ -115,7 +115,7 @@ def stream_response(
     stream: Stream,
     beginning: dict[str, Any],
     *,
-    first: Sequence[Choice],
+    first: Sequence[ChoicePiece],
     answers: Sequence[Pieces],
     n: int,
     with_usage: bool,
@@ -131,7 +131,7 @@ def stream_response(
 async def _server_sent_events(
     stream: Stream,
     beginning: dict[str, Any],
-    first: Sequence[Choice],
+    first: Sequence[ChoicePiece],
     answers: Sequence[Pieces],
     n: int,
     with_usage: bool,
@@ -172,13 +172,13 @@ class _PieceWriter:
         self._answers = answers
         self._around_text = [self._around(answer.text_only) for answer in answers]
 
-    def _around(self, text_only: Choice | None) -> tuple[str, str] | None:
+    def _around(self, text_only: ChoicePiece | None) -> tuple[str, str] | None:
         if text_only is None:
             return None
         before, after = _json(text_only).split('""')
         return self._begin + before, after + self._end
 
-    def piece(self, choice: Choice) -> str:
+    def piece(self, choice: ChoicePiece) -> str:
         """One piece."""
         return f"{self._begin}{_json(choice)}{self._end}"
 

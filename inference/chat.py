@@ -10,7 +10,7 @@ import string
 from collections.abc import Iterable
 from typing import Any
 
-from answers import About, Choice, check_stream_options, collect, head, stream_response, submit, usage
+from answers import About, ChoicePiece, check_stream_options, collect, head, stream_response, submit, usage
 from api_errors import ApiError
 from chat_protocol import (
     Answer,
@@ -118,7 +118,7 @@ class _Deltas:
         self.text_only = _choice(number, {"content": ""}) if self._reader is None and logprobs is None else None
         self._logprobs: list[ChatTokenLogprob] = []
 
-    def of(self, event: Event) -> Iterable[Choice]:
+    def of(self, event: Event) -> Iterable[ChoicePiece]:
         """The pieces that this event adds."""
         if isinstance(event, Finished):
             rest = self._reader.finish() if self._reader else ""
@@ -148,18 +148,18 @@ class _Deltas:
             call["function"] = {"arguments": piece.text}
         return {"tool_calls": [call]}
 
-    def _piece(self, delta: dict[str, Any]) -> Choice:
+    def _piece(self, delta: dict[str, Any]) -> ChoicePiece:
         logprobs, self._logprobs = self._logprobs, []
         return _choice(self.number, delta, None, ChatLogprobs(content=logprobs).model_dump() if logprobs else None)
 
 
 def _choice(
     number: int, delta: dict[str, Any], finish_reason: str | None = None, logprobs: dict[str, Any] | None = None
-) -> Choice:
+) -> ChoicePiece:
     return {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def _put_together(pieces: list[Choice]) -> Answer:
+def _put_together(pieces: list[ChoicePiece]) -> Answer:
     """The whole answer of one choice's pieces."""
     deltas = [piece["delta"] for piece in pieces]
     text = "".join(delta.get("content", "") for delta in deltas)

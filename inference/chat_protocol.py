@@ -76,7 +76,7 @@ class ToolCall(Strict):
     type: Literal["function"] = "function"
     function: CalledFunction
     index: int | None = None
-    """Its number in the stream that it came in: left there by who puts a stream together."""
+    """Its number in the stream that it came in: left there by whatever put the stream together."""
 
 
 class ChatMessage(Strict):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Sequence
 
-from answers import About, Choice, check_stream_options, collect, head, stream_response, submit, usage
+from answers import About, ChoicePiece, check_stream_options, collect, head, stream_response, submit, usage
 from api_errors import ApiError
 from completions_protocol import Completion, CompletionBody, CompletionChoice, CompletionLogprobs
 from engine import Engine
@@ -78,11 +78,11 @@ class _Pieces:
         self._offset = len(self._prompt)
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def prompt(self) -> Iterable[Choice]:
+    def prompt(self) -> Iterable[ChoicePiece]:
         """What a stream begins with."""
         return [self._choice(self._prompt)] if self._prompt else []
 
-    def of(self, event: Event) -> Iterable[Choice]:
+    def of(self, event: Event) -> Iterable[ChoicePiece]:
         """The pieces that this event adds."""
         if isinstance(event, Finished):
             return [self._choice("", event.reason)]
@@ -96,7 +96,9 @@ class _Pieces:
         reason = next(event.reason for event in events if isinstance(event, Finished))
         return CompletionChoice.model_validate(self._choice(text, reason, logprobs))
 
-    def _choice(self, text: str, finish_reason: str | None = None, logprobs: Sequence[TokenLogprob] = ()) -> Choice:
+    def _choice(
+        self, text: str, finish_reason: str | None = None, logprobs: Sequence[TokenLogprob] = ()
+    ) -> ChoicePiece:
         told = self._told(logprobs).model_dump() if logprobs else None
         return {"index": self.number, "text": text, "logprobs": told, "finish_reason": finish_reason}
 

@@ -12,7 +12,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 SECONDS_TO_SAY_SO = 2.0
-"""A body that is late is first refused with an answer (limits.py); who still goes on sending is cut off."""
+"""A body that is late is first refused with an answer (limits.py); a client that keeps sending is cut off."""
 
 UNREAD_SECONDS = 60.0
 """How long an answer may lie unread once the buffers on the way are full: its key's place is taken meanwhile."""
