@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from scripts import release as releases
@@ -95,7 +95,7 @@ def _parts(share: ShareClient, package: Package, current: Release | None) -> Ite
     folder = f"{RELEASES}/{release.id}"
     files = current.files if current else ()
     before = f"{RELEASES}/{current.id}" if current else None
-    elsewhere = _paths(files, before)
+    elsewhere = releases.files_of(current)
     plan = shares.plan(package.code, files, folder=folder, elsewhere=elsewhere)
     if not plan.is_empty:
         is_there = shares.folder_exists(share, folder)
@@ -121,11 +121,6 @@ def _parts(share: ShareClient, package: Package, current: Release | None) -> Ite
 
 def _bytes_sent_again(plan: SyncPlan, elsewhere: Mapping[str, str]) -> int:
     return sum(entry.bytes for entry in plan.unchanged if not shares.is_copied(entry, elsewhere))
-
-
-def _paths(files: Iterable[FileEntry], folder: str | None) -> dict[str, str]:
-    """SHA-256 -> path on the share, for what a deploy copies there instead of sending it."""
-    return {entry.sha256: f"{folder}/{entry.path}" for entry in files if entry.sha256}
 
 
 def _adapters(release: Release) -> dict[str, str]:

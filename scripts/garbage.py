@@ -15,8 +15,8 @@ from typing import Literal
 
 from scripts import history
 from scripts import release as releases
-from scripts import share as share_module
-from scripts.errors import CloudError, InferopsError
+from scripts import share as shares
+from scripts.errors import InferopsError
 from scripts.files import ShareClient
 from scripts.history import Entry
 from scripts.lock import Lock
@@ -25,15 +25,12 @@ from scripts.release import ADAPTERS, RELEASES, Current
 REMOVED = ".removed-"
 """What a folder's name begins with once it is on its way out."""
 
-INCOMPLETE = ".incomplete-"
-"""What a folder's name begins with while it is uploaded (scripts/release.py)."""
-
 Kind = Literal["release", "adapter", "rest"]
 
 _HASH = re.compile(r"[0-9a-f]{16}")
 """The name that a deploy gives to the folder of a release or of an uploaded model."""
 
-_REST = re.compile(rf"({re.escape(INCOMPLETE)}|{re.escape(REMOVED)}).+")
+_REST = re.compile(rf"({re.escape(releases.INCOMPLETE)}|{re.escape(REMOVED)}).+")
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def find(share: ShareClient, *, keep: int) -> Garbage:
             found.append(("rest" if is_rest else kind, folder))
     # An adapter goes after the releases that use it: a release that has its name has its adapters too.
     found.sort(key=lambda item: (("rest", "release", "adapter").index(item[0]), item[1]))
-    with ThreadPoolExecutor(share_module.PARALLEL_REQUESTS) as pool:
+    with ThreadPoolExecutor(shares.PARALLEL_REQUESTS) as pool:
         items = tuple(pool.map(lambda item: _measured(share, *item), found))
     return Garbage(items, tuple(kept))
 
@@ -107,12 +104,12 @@ def remove(
         place = item.folder
         if not name.startswith("."):
             place = f"{parent}/{REMOVED}{name}"
-            share_module.move_folder(share, item.folder, place)
-        with ThreadPoolExecutor(share_module.PARALLEL_REQUESTS) as pool:
-            list(pool.map(lambda path, place=place: share_module.delete_file(share, f"{place}/{path}"), item.files))
+            shares.move_folder(share, item.folder, place)
+        with ThreadPoolExecutor(shares.PARALLEL_REQUESTS) as pool:
+            list(pool.map(lambda path, place=place: shares.delete_file(share, f"{place}/{path}"), item.files))
         for folder in sorted(item.folders, key=lambda path: path.count("/"), reverse=True):
-            _delete_folder(share, f"{place}/{folder}")
-        _delete_folder(share, place)
+            shares.delete_folder(share, f"{place}/{folder}")
+        shares.delete_folder(share, place)
         if progress:
             progress(item)
 
@@ -159,7 +156,7 @@ def _touches(folder: str, used: Iterable[tuple[str, ...]]) -> bool:
 
 
 def _folders(share: ShareClient, folder: str) -> list[str]:
-    return [name for name, size in share_module.list_folder(share, folder) if size is None]
+    return [name for name, size in shares.list_folder(share, folder) if size is None]
 
 
 def _measured(share: ShareClient, kind: Kind, folder: str) -> Item:
@@ -169,8 +166,8 @@ def _measured(share: ShareClient, kind: Kind, folder: str) -> Item:
     waiting = [""]
     while waiting:
         below = waiting.pop()
-        for name, size in share_module.list_folder(share, f"{folder}/{below}".rstrip("/")):
-            path = f"{below}/{name}".lstrip("/")
+        for name, size in shares.list_folder(share, shares.join(folder, below)):
+            path = shares.join(below, name)
             if size is None:
                 folders.append(path)
                 waiting.append(path)
@@ -178,12 +175,3 @@ def _measured(share: ShareClient, kind: Kind, folder: str) -> Item:
                 files.append(path)
                 total += size
     return Item(kind, folder, tuple(files), tuple(folders), total)
-
-
-def _delete_folder(share: ShareClient, folder: str) -> None:
-    """Delete an empty folder; one that is not there is as good as deleted."""
-    try:
-        share.delete_directory(folder)
-    except CloudError as error:
-        if error.status != 404:
-            raise

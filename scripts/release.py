@@ -22,9 +22,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from scripts import bundle as bundle_module
-from scripts import share as share_module
-from scripts import upload as upload_module
+from scripts import bundle as bundles
+from scripts import share as shares
+from scripts import upload as uploads
 from scripts.bundle import FileEntry, LocalFile
 from scripts.environment import RESERVED_ADAPTER_NAME
 from scripts.errors import BadInput, InferopsError, Problem
@@ -36,6 +36,9 @@ CURRENT = "current"
 RELEASES = "releases"
 ADAPTERS = "adapters"
 MANIFEST = "release.json"
+INCOMPLETE = ".incomplete-"
+"""What a folder's name begins with until it is whole."""
+
 BASE = RESERVED_ADAPTER_NAME
 """The name under adapters/ that a base model uploaded from this machine gets."""
 
@@ -132,25 +135,25 @@ def prepare(
     Touches no network. Raises BadInput with every file that cannot be sent and every local folder that is no model.
     """
     problems: list[Problem] = []
-    bundles: list[Bundle] = []
+    brought: list[Bundle] = []
 
     def folder_of(name: str, where: str | Path, mark: str, key: str) -> str:
         if isinstance(where, str):
             return where.strip("/")
         try:
-            files = bundle_module.read_local({"": where})
+            files = bundles.read_local({"": where})
         except BadInput as error:
             problems.extend(error.problems)
             return ""
         if not any(file.entry.path == mark for file in files):
             advice = f"Name a folder that has one as {key} of the environment."
-            problems.append(Problem(bundle_module.shown(where), "", None, f"the folder has no {mark}", advice))
+            problems.append(Problem(bundles.shown(where), "", None, f"the folder has no {mark}", advice))
         bundle = Bundle(f"{ADAPTERS}/{name}/{_hash([_identity(file.entry) for file in files])}", files)
-        bundles.append(bundle)
+        brought.append(bundle)
         return bundle.folder
 
     try:
-        code = bundle_module.read_local({path: repository / path for path in CODE})
+        code = bundles.read_local({path: repository / path for path in CODE})
     except BadInput as error:
         problems.extend(error.problems)
         code = ()
@@ -171,7 +174,7 @@ def prepare(
         base=base_folder,
         adapters=adapter_folders,
     )
-    return Package(release, code, tuple(bundles))
+    return Package(release, code, tuple(brought))
 
 
 def check_folders(share: ShareClient, release: Release, uploaded: Collection[str] = (), *, described_in: str) -> None:
@@ -185,7 +188,7 @@ def check_folders(share: ShareClient, release: Release, uploaded: Collection[str
     missing = [
         (key, folder, mark)
         for key, folder, mark in wanted
-        if folder not in uploaded and not share_module.file_exists(share, f"{folder}/{mark}")
+        if folder not in uploaded and not shares.file_exists(share, f"{folder}/{mark}")
     ]
     if not missing:
         return
@@ -229,9 +232,16 @@ def upload(
             made.append(bundle.folder)
     folder, documents = f"{RELEASES}/{package.release.id}", {MANIFEST: manifest}
     if not _is_placed(share, folder, package.code, documents, in_use):
-        _place(share, folder, package.code, documents, _files_of(before), progress)
+        _place(share, folder, package.code, documents, files_of(before), progress)
         made.append(folder)
     return tuple(made)
+
+
+def files_of(release: Release | None) -> dict[str, str]:
+    """SHA-256 -> path on the share, of a release's files: a deploy copies them there and does not send them."""
+    if release is None:
+        return {}
+    return {entry.sha256: f"{RELEASES}/{release.id}/{entry.path}" for entry in release.files}
 
 
 def files_elsewhere(share: ShareClient, files: Iterable[LocalFile]) -> dict[str, str]:
@@ -239,10 +249,10 @@ def files_elsewhere(share: ShareClient, files: Iterable[LocalFile]) -> dict[str,
 
     Small files are not looked for: they are sent anyway.
     """
-    sizes = {file.entry.bytes for file in files if file.entry.bytes > share_module.SENT_ANYWAY_BYTES}
+    sizes = {file.entry.bytes for file in files if file.entry.bytes > shares.SENT_ANYWAY_BYTES}
     if not sizes:
         return {}
-    found = share_module.read_remote(share, ADAPTERS, sizes=sizes)
+    found = shares.read_remote(share, ADAPTERS, sizes=sizes)
     return {entry.sha256: f"{ADAPTERS}/{entry.path}" for entry in found if entry.sha256}
 
 
@@ -252,7 +262,7 @@ def read_current(share: ShareClient) -> Current | None:
     Whether it is proven, and what was before it, stands in the file's metadata, so that all of it changes in the same
     request and replicas still read one plain line. Raises InferopsError when the file makes no sense.
     """
-    found = share_module.read_small_file(share, CURRENT)
+    found = shares.read_small_file(share, CURRENT)
     if found is None:
         return None
     match = _CURRENT_LINE.fullmatch(found.content.decode("utf-8", "backslashreplace"))
@@ -294,13 +304,13 @@ def restore_current(share: ShareClient, current: Current, lock: Lock) -> None:
 
 def remove_current(share: ShareClient, lock: Lock) -> None:
     """Take the first release out of use when it failed and there is none to go back to: replicas wait again."""
-    share_module.delete_file(share.within(lock.seconds_left), CURRENT)
+    shares.delete_file(share.within(lock.seconds_left), CURRENT)
 
 
 def read_release(share: ShareClient, release_id: str) -> Release | None:
     """A release by its id; None when the share has no such release. Raises InferopsError for a broken manifest."""
     path = f"{RELEASES}/{release_id}/{MANIFEST}"
-    found = share_module.read_small_file(share, path)
+    found = shares.read_small_file(share, path)
     if found is None:
         return None
     try:
@@ -324,13 +334,13 @@ def read_release(share: ShareClient, release_id: str) -> Release | None:
 
 def list_ids(share: ShareClient) -> tuple[str, ...]:
     """The id of every whole release on the share, sorted (one request)."""
-    listed = share_module.list_folder(share, RELEASES)
+    listed = shares.list_folder(share, RELEASES)
     return tuple(sorted(name for name, size in listed if size is None and not name.startswith(".")))
 
 
 def read_releases(share: ShareClient, ids: Iterable[str]) -> tuple[Release, ...]:
     """The releases of these ids that the share has, newest first by when they were made (one request for each)."""
-    with ThreadPoolExecutor(share_module.PARALLEL_REQUESTS) as pool:
+    with ThreadPoolExecutor(shares.PARALLEL_REQUESTS) as pool:
         releases = [release for release in pool.map(lambda name: read_release(share, name), ids) if release]
     return tuple(sorted(releases, key=lambda release: (release.time, release.id), reverse=True))
 
@@ -359,7 +369,7 @@ def _write_current(share: ShareClient, current: Current, lock: Lock) -> None:
     if current.previous:
         metadata[_PREVIOUS] = current.previous
     line = f"{RELEASES}/{current.release}\n".encode()
-    share_module.write_small_file(share.within(lock.seconds_left), CURRENT, line, metadata)
+    shares.write_small_file(share.within(lock.seconds_left), CURRENT, line, metadata)
 
 
 def _place(
@@ -372,20 +382,18 @@ def _place(
 ) -> None:
     """Make the folder hold the files and documents, whole or not at all. elsewhere is share.plan's."""
     incomplete = _incomplete(folder)
-    present = share_module.read_remote(share, incomplete)
-    sync_plan = share_module.plan(files, present, folder=incomplete, elsewhere=elsewhere)
-    upload_module.apply(
-        share, sync_plan, files, progress=None if progress is None else lambda done: progress(folder, done)
-    )
+    present = shares.read_remote(share, incomplete)
+    sync_plan = shares.plan(files, present, folder=incomplete, elsewhere=elsewhere)
+    uploads.apply(share, sync_plan, files, progress=None if progress is None else lambda done: progress(folder, done))
     for path, content in documents.items():
-        share_module.write_small_file(share, f"{incomplete}/{path}", content)
-    share_module.move_folder(share, incomplete, folder)
+        shares.write_small_file(share, f"{incomplete}/{path}", content)
+    shares.move_folder(share, incomplete, folder)
 
 
 def _incomplete(folder: str) -> str:
     """What a folder is called until it is whole."""
     parent, _, name = folder.rpartition("/")
-    return f"{parent}/.incomplete-{name}"
+    return f"{parent}/{INCOMPLETE}{name}"
 
 
 def _is_placed(
@@ -396,15 +404,15 @@ def _is_placed(
     in_use: Collection[str],
 ) -> bool:
     """Whether the folder is there. One that no longer holds what was put there loses its name, unless it is in use."""
-    if not share_module.folder_exists(share, folder):
+    if not shares.folder_exists(share, folder):
         return False
     if folder in in_use:
         return True
-    found = share_module.plan(files, share_module.read_remote(share, folder), folder=folder)
+    found = shares.plan(files, shares.read_remote(share, folder), folder=folder)
     missing = set(documents) - {entry.path for entry in found.removed}
     if not (found.added or found.changed or missing):
         return True
-    share_module.move_folder(share, folder, _incomplete(folder))
+    shares.move_folder(share, folder, _incomplete(folder))
     return False
 
 
@@ -412,13 +420,6 @@ def _in_use(release_id: str, release: Release | None, package: Package) -> set[s
     """The folders of a release and of what it uses; without a manifest it may use all that the package brings."""
     used = package.uploaded_folders if release is None else {release.base, *release.adapters.values()}
     return {f"{RELEASES}/{release_id}", *used}
-
-
-def _files_of(release: Release | None) -> dict[str, str]:
-    """SHA-256 -> path on the share, of a release's files."""
-    if release is None:
-        return {}
-    return {entry.sha256: f"{RELEASES}/{release.id}/{entry.path}" for entry in release.files}
 
 
 def _model_folders(share: ShareClient, marks: Iterable[str]) -> dict[str, list[str]]:
@@ -429,7 +430,7 @@ def _model_folders(share: ShareClient, marks: Iterable[str]) -> dict[str, list[s
         if not waiting:
             break
         folder = waiting.pop(0)
-        for name, size in share_module.list_folder(share, folder):
+        for name, size in shares.list_folder(share, folder):
             if size is not None:
                 if name in found:
                     found[name].append(folder)

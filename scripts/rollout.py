@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts import comparison, diff, history, lineage, proof, publish, release, replica, report
+from scripts import comparison, diff, history, lineage, proof, publish, replica, report
+from scripts import release as releases
 from scripts.comparison import Earlier, ExpectedAnswer
 from scripts.deployment import Outputs
 from scripts.diff import Difference
@@ -72,16 +73,16 @@ def deploy(session: Session) -> Deployed:
     timings = Timings()
     package = packed(session, timings)
     share, target = session.share, package.release
-    found = release.read_current(share)
+    found = releases.read_current(share)
     if _is_in_use(session, target, found):
         return _proven_again(session, target, timings)
-    release.check_folders(share, target, package.uploaded_folders, described_in=_described_in(session))
+    releases.check_folders(share, target, package.uploaded_folders, described_in=_described_in(session))
     lineage.check(share, package)
     difference = diff.against(share, package, found.release if found else None)
     if not difference.is_empty:  # otherwise it was said why it is deployed nevertheless
         session.say(report.difference_counts(difference))
     with locked(session) as lock:
-        before = release.read_current(share)
+        before = releases.read_current(share)
         if before != found and _is_in_use(session, target, before):
             return _proven_again(session, target, timings)
         previous = _fallback(before, target)
@@ -100,9 +101,10 @@ def deploy(session: Session) -> Deployed:
 def planned(session: Session) -> Difference:
     """What deploy would bring onto the share. Writes nothing."""
     package = packed(session, Timings())
-    release.check_folders(session.share, package.release, package.uploaded_folders, described_in=_described_in(session))
+    described_in = _described_in(session)
+    releases.check_folders(session.share, package.release, package.uploaded_folders, described_in=described_in)
     lineage.check(session.share, package)
-    return diff.against(session.share, package, release.read_current_id(session.share))
+    return diff.against(session.share, package, releases.read_current_id(session.share))
 
 
 def rollback(session: Session, name: str | None = None) -> Deployed:
@@ -115,13 +117,13 @@ def rollback(session: Session, name: str | None = None) -> Deployed:
     timings = Timings()
     share = session.share
     with locked(session) as lock:
-        before = release.read_current(share)
+        before = releases.read_current(share)
         if before is None:
             raise NotFound("The share names no release yet.", f"Run: inferops deploy {session.name}")
-        target = release.find(share, name) if name is not None else _proven_before(session, before)
+        target = releases.find(share, name) if name is not None else _proven_before(session, before)
         if _is_in_use(session, target, before):
             return _proven_again(session, target, timings)
-        release.check_folders(share, target, described_in=f"releases/{target.id}/{release.MANIFEST}")
+        releases.check_folders(share, target, described_in=f"releases/{target.id}/{releases.MANIFEST}")
         previous = _fallback(before, target)
         with history.recorded(share, lock, _entry(session, "rollback", target, before), before, say=session.say) as run:
             # Shown beside each other, and no condition: who goes back does not ask for speed.
@@ -134,7 +136,7 @@ def packed(session: Session, timings: Timings) -> Package:
     """The release that this checkout makes. Raises BadInput for whatever cannot be sent."""
     model = session.environment.model
     with timings.phase("read"):
-        return release.prepare(
+        return releases.prepare(
             session.root,
             base=model.base.local or model.base.path,
             adapters={name: folder.local or folder.path for name, folder in model.adapters.items()},
@@ -189,7 +191,7 @@ def _proven_before(session: Session, before: Current) -> Release:
     else:
         candidates = history.proven_before(history.read(share, before), before.release)
     for candidate in candidates:
-        found = release.read_release(share, candidate)
+        found = releases.read_release(share, candidate)
         if found is not None:
             return found
     raise NotFound(
@@ -244,7 +246,7 @@ def _upload(session: Session, package: Package, lock: Lock, before: Current | No
 
     earlier = before.release if before is not None else None
     try:
-        made = release.upload(session.share, package, lock, earlier=earlier, progress=progress)
+        made = releases.upload(session.share, package, lock, earlier=earlier, progress=progress)
     except BaseException:
         in_use = "the app has no release yet" if earlier is None else f"release {earlier} stays in use"
         session.say(f"{in_use}; the next deploy goes on with what was uploaded")
@@ -295,7 +297,7 @@ def _switch(
         # Within the block: whoever interrupts this very request may have come too late to keep it from being done.
         # What was never proven is not what a run goes back to that finds this one cut off.
         known_good = previous.release if previous is not None and previous.proven else None
-        release.set_current(session.share, target.id, lock, previous=known_good)
+        releases.set_current(session.share, target.id, lock, previous=known_good)
         with timings.phase("start"):
             _restart(session, target.id, timings, served_before=previous is not None)
         shown = _prove(session, target, timings, earlier, slowest)
@@ -322,7 +324,7 @@ def _note_as_proven(session: Session, release_id: str, lock: Lock, run: history.
     serves = f"Release {release_id} serves, having passed its proof; it may not be noted as proven yet."
     run.left_open = True  # what is to be remembered of it stands in `current`, and the next run looks there
     try:
-        release.confirm_current(session.share, release_id, lock)
+        releases.confirm_current(session.share, release_id, lock)
     except InferopsError as failure:
         raise InferopsError(
             f"{failure.message} {serves}",
@@ -354,10 +356,10 @@ def _put_back(
     name = "the empty state" if previous is None else previous.release + ("" if previous.proven else " (never proven)")
     try:
         if previous is None:
-            release.remove_current(session.share, lock)
+            releases.remove_current(session.share, lock)
             session.app.restart()
             return False, "There was no release before it: the app waits for one that works."
-        release.restore_current(session.share, previous, lock)
+        releases.restore_current(session.share, previous, lock)
         if previous.release == failed:
             return False, "It was in use before; there is no other to go back to."
         restarted = session.app.restart()

@@ -188,12 +188,21 @@ def delete_file(share: ShareClient, path: str) -> None:
             raise
 
 
-def delete_empty_folder(share: ShareClient, folder: str) -> None:
-    """Delete a folder unless something is in it; one that is not there is as good as deleted."""
+def delete_folder(share: ShareClient, folder: str) -> None:
+    """Delete an empty folder; one that is not there is as good as deleted."""
     try:
         share.delete_directory(folder)
     except CloudError as error:
-        if error.code != "DirectoryNotEmpty" and not _is_missing(error):
+        if not _is_missing(error):
+            raise
+
+
+def delete_folder_if_empty(share: ShareClient, folder: str) -> None:
+    """The same for one that somebody may have put something into: it stays then."""
+    try:
+        delete_folder(share, folder)
+    except CloudError as error:
+        if error.code != "DirectoryNotEmpty":
             raise
 
 

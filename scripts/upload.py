@@ -22,7 +22,7 @@ from functools import partial
 from types import TracebackType
 
 from scripts import files
-from scripts import share as share_module
+from scripts import share as shares
 from scripts.bundle import FileEntry, LocalFile, folders_above, shown
 from scripts.errors import CloudError, InferopsError
 from scripts.files import ShareClient
@@ -91,17 +91,17 @@ class _Upload:
         """The files that the local folder does not have, then the folders in which nothing is left."""
         with _Requests(self._share) as requests:
             for entry in self._plan.removed:
-                requests.submit(0, partial(share_module.delete_file, requests.share, join(self._folder, entry.path)))
+                requests.submit(0, partial(shares.delete_file, requests.share, join(self._folder, entry.path)))
         emptied = _folders(self._plan.removed) - _folders(self._wanted + self._plan.unchanged)
         for folder in sorted(emptied, key=lambda folder: folder.count("/"), reverse=True):
-            share_module.delete_empty_folder(self._share, join(self._folder, folder))
+            shares.delete_folder_if_empty(self._share, join(self._folder, folder))
 
     def make_folders(self) -> None:
         """The folder, and those below it that get a file; not those that hold one already."""
         wanted, there = _folders(self._wanted), _folders(self._plan.unchanged + self._plan.changed)
         if not (self._plan.unchanged or self._plan.changed):
-            share_module.make_folders(self._share, [self._folder])
-        share_module.make_folders(self._share, (join(self._folder, path) for path in wanted - there), self._folder)
+            shares.make_folders(self._share, [self._folder])
+        shares.make_folders(self._share, (join(self._folder, path) for path in wanted - there), self._folder)
 
     def copy(self) -> list[FileEntry]:
         """Let the service copy what it holds elsewhere; returns what it would not copy, which is here as well."""
@@ -141,7 +141,7 @@ class _Upload:
         if properties.copy_status != "success":
             message = f"Copying {copied.source} ended as {properties.copy_status}."
             raise CloudError(message, "It is sent instead.", status=409)
-        if not share_module.holds_untouched(properties, copied.entry):
+        if not shares.holds_untouched(properties, copied.entry):
             message = f"{copied.source} is no longer what was uploaded there."
             raise CloudError(message, "It is sent instead.", status=409)
         self._counter.add(copied.entry.path, copied.entry.bytes, files=1)
@@ -155,7 +155,7 @@ class _Upload:
         if len(content) > RANGE_BYTES or hashlib.sha256(content).hexdigest() != file.entry.sha256:
             raise _changed(file)
         path = join(self._folder, file.entry.path)
-        share_module.create_file(requests.share, path, content, {HASH_METADATA: file.entry.sha256})
+        shares.create_file(requests.share, path, content, {HASH_METADATA: file.entry.sha256})
         sent_bytes = 0 if is_zero(content) else len(content)
         self._counter.add(file.entry.path, len(content), sent_bytes=sent_bytes, files=1)
 
@@ -181,7 +181,7 @@ class _LargeFile:
         before = self._sent_before() if may_be_there else None
         if before is not None and self._send_after(*before):
             return
-        self._made = share_module.time_of_making()
+        self._made = shares.time_of_making()
         metadata = {HASH_METADATA: self._file.entry.sha256}
         self._share.create_file(self._path, self._file.entry.bytes, metadata=metadata, created=self._made)
         self._send_after(0, "")

@@ -80,11 +80,11 @@ def test_moving_and_deleting_can_be_repeated(share: ShareClient) -> None:
     assert shares.read_small_file(share, "nowhere/at/all") is None
     with pytest.raises(InferopsError):
         shares.move_folder(share, "nowhere", "target")
-    shares.delete_empty_folder(share, "deep")
-    shares.delete_empty_folder(share, "deep/er/to/b")
+    shares.delete_folder_if_empty(share, "deep")
+    shares.delete_folder_if_empty(share, "deep/er/to/b")
     shares.delete_file(share, "deep/er/to/b/c")
-    shares.delete_empty_folder(share, "deep/er/to/b")
-    shares.delete_empty_folder(share, "deep/er/to/b")
+    shares.delete_folder_if_empty(share, "deep/er/to/b")
+    shares.delete_folder_if_empty(share, "deep/er/to/b")
     assert shares.list_folder(share, "deep/er/to") == []
 
 
