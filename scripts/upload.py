@@ -199,6 +199,8 @@ class _LargeFile:
         with ThreadPoolExecutor(1, thread_name_prefix="hash") as beside:
             for content in _ranges_of(self._file):
                 offset, end = end, end + len(content)
+                if end > entry.bytes:
+                    raise _changed(self._file)  # before the service refuses what has no place in the file
                 before = sha256.hexdigest()
                 hashed = beside.submit(sha256.update, content)
                 # After what was sent, an earlier upload may have left bytes where zeros belong.
