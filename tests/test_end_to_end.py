@@ -244,7 +244,7 @@ def test_what_if_shows_another_limit_as_the_variable_that_the_server_reads(world
 def test_a_proof_that_the_release_in_use_fails_leaves_it_serving(world: World) -> None:
     before = world.json("status", "local")
     world.edit_environment(proof={"prompts": [{"prompt": QUESTION, "contains": "no model says this"}]})
-    assert "no model says this" in world.run("deploy", "local", code=4).stderr
+    assert "no model says this" in world.run("deploy", "local", code=1).stderr
     after = world.json("status", "local")
     assert after["release"] == before["release"]
     assert after["revision"]["replicas"] == before["revision"]["replicas"]
