@@ -65,11 +65,11 @@ def main() -> int:
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_ANALYTICS_ENABLED="False")
     # Gradio would make a table of its last ten thousand events after each of them, for a dashboard that is not served.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
+    _bound_kept_memory(os.environ)
     # torch's threads spin while they wait for work, which makes a lone answer 1.7 times as quick on two free cores.
     # Where cores are shared or counted they sleep: spinning there, a token took 47 ms, not 4. Read when torch loads.
-    if cores.are_shared(cores.text(cores.CPU_QUOTA), cores.text(cores.CPU_PRESSURE)):
+    if cores.are_shared(cores.text(cores.CPU_QUOTA), cores.text(cores.CPU_PRESSURE), cores.share):
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _bound_kept_memory(os.environ)
     return asyncio.run(_serve(settings, _loader(settings)))
 
 
