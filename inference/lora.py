@@ -6,7 +6,7 @@ adapters lie behind one another, so that a forward computes those it needs in tw
     y = W x + sum over adapters of  c[row, adapter] * B (A x)        c is 1 for the row's own adapter, else 0
 
 A single adapter can be merged into W; then c is 0 for its own rows, which cost nothing, and -1 for the base model's.
-Knows tensors and modules, and no folders.
+Or its A can lie below W, so that W x and A x are one product. Knows tensors and modules, and no folders.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from packed import PackedLinear
 from rows import BASE
 from torch import nn
 
@@ -114,11 +115,15 @@ class LoraLinear(nn.Module):
             hidden = nn.functional.linear(inputs.to(down.dtype), down[place])
             return _add(result, hidden, up[place], choice.scale)
         columns, counts = choice.mix(self.ranks, down.dtype)
-        if inputs.dim() != 3 or inputs.shape[0] != counts.shape[0]:
-            raise ValueError(f"a layer gets {list(inputs.shape)}, which are not {counts.shape[0]} rows of tokens")
+        _check_rows(inputs, counts)
         if columns is not None:
             down, up = down.index_select(0, columns), up.index_select(0, columns)
         return _add(result, nn.functional.linear(inputs.to(down.dtype), down).mul_(counts), up, 1.0)
+
+
+def _check_rows(inputs: torch.Tensor, counts: torch.Tensor) -> None:
+    if inputs.dim() != 3 or inputs.shape[0] != counts.shape[0]:
+        raise ValueError(f"a layer gets {list(inputs.shape)}, which are not {counts.shape[0]} rows of tokens")
 
 
 def _add(result: torch.Tensor, hidden: torch.Tensor, up: torch.Tensor, scale: float) -> torch.Tensor:
@@ -128,6 +133,54 @@ def _add(result: torch.Tensor, hidden: torch.Tensor, up: torch.Tensor, scale: fl
         added = hidden.reshape(-1, hidden.shape[-1]) @ up
         return (flat + scale * added.to(flat.dtype)).view(result.shape)
     return flat.addmm_(hidden.reshape(-1, hidden.shape[-1]), up, alpha=scale).view(result.shape)
+
+
+class WideLoraLinear(nn.Module):
+    """A linear layer with its only adapter, whose A [rank, in] lies below W [out, in]: W x and A x are one product.
+
+    A token of a lone row waits for the weights to be read, and for each product to begin: one less is noticed.
+    """
+
+    def __init__(self, layer: LoraLinear, base: nn.Linear) -> None:
+        """Of a layer that has one adapter which is not merged, and its own linear layer."""
+        super().__init__()
+        self.choice, (self.rank,), self.out_features = layer.choice, layer.ranks, base.out_features
+        bias = None if base.bias is None else torch.cat((base.bias, base.bias.new_zeros(self.rank)))
+        # Children that are plain linear layers can be packed like any other.
+        self.base = _linear(torch.cat((base.weight, layer.down)), bias)
+        self.up = _linear(layer.up.T.contiguous(), None)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        wide: torch.Tensor = self.base(inputs)
+        result, hidden = wide[..., : self.out_features], wide[..., self.out_features :]
+        choice = self.choice
+        if not choice.active:
+            return result.contiguous()
+        if choice.everywhere is None:
+            _, counts = choice.mix((self.rank,), hidden.dtype)
+            _check_rows(inputs, counts)
+            hidden = hidden * counts
+        if isinstance(self.up, PackedLinear):
+            return self.up.added(hidden, result)
+        flat = torch.addmm(result.flatten(0, -2), hidden.flatten(0, -2), self.up.weight.T)
+        return flat.view(result.shape)
+
+
+def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    made.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return made
+
+
+def widen(module: nn.Module) -> None:
+    """Put a wide layer in the place of each with a lone adapter that is computed beside the weights."""
+    for path in [path for path, layer in module.named_modules() if isinstance(layer, LoraLinear)]:
+        layer: LoraLinear = module.get_submodule(path)  # type: ignore[assignment]
+        base = layer.base
+        if len(layer.ranks) == 1 and not layer.choice.merged and type(base) is nn.Linear:
+            replace_modules(module, {path: WideLoraLinear(layer, base)})
 
 
 class AdaptedModel:

@@ -27,7 +27,7 @@ from folders import (
     unusable,
 )
 from lineage import check_base
-from lora import AdaptedModel
+from lora import AdaptedModel, widen
 from machine import (
     choose_device,
     choose_dtype,
@@ -169,6 +169,7 @@ def _prepare_layers(module: Any, adapted: Adapted, numbers: _Numbers, report: Re
         report("making the linear layers int8", {})
         quantize_on_cpu(module)
     elif ours:
+        widen(module)
         pack(module)
     module.eval()
 

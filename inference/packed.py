@@ -35,6 +35,11 @@ class PackedLinear(nn.Module):
         result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._packed, self.bias, "none", [], "")
         return result
 
+    def added(self, inputs: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+        """What forward gives, added to a tensor of the same shape; a new tensor."""
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(inputs, to, self._packed, self.bias, "add")
+        return result
+
 
 def pack(module: nn.Module) -> int:
     """Replace every linear layer of a model on a CPU by a packed one; how many. Where oneDNN does not compute this

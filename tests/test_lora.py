@@ -162,6 +162,37 @@ def test_an_adapter_alone_is_merged_and_the_base_is_still_served(
             torch.testing.assert_close(logits, peft_logits(rows[at], at), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("name", list(PLAIN))
+def test_an_adapter_alone_lies_below_the_weights(
+    share: Path, peft_logits: Callable[[str | None, int], Any], name: str, packed: bool
+) -> None:
+    import torch
+    from lora import LoraLinear, WideLoraLinear, widen
+    from packed import pack
+
+    adapted = attached(share, name)
+    count = sum(isinstance(layer, LoraLinear) for layer in adapted.module.modules())
+    widen(adapted.module.module)
+    kinds = [type(layer) for layer in adapted.module.modules()]
+    assert kinds.count(WideLoraLinear) == count > 0 == kinds.count(LoraLinear)
+    if packed:
+        assert pack(adapted.module.module) >= 2 * count
+    mixes: list[list[str | None]] = [[name, None, name, None], [name, name], [name], [None, None], [None]]
+    for rows in mixes:
+        for at, logits in enumerate(logits_of(adapted, rows)):
+            torch.testing.assert_close(logits, peft_logits(rows[at], at), rtol=1e-4, atol=1e-4)
+
+
+def test_other_layers_do_not_become_wide(share: Path) -> None:
+    """Those of several adapters, and of one that is merged."""
+    from lora import WideLoraLinear, widen
+
+    for adapted in (attached(share, *PLAIN), attached(share, "attention", merge="on")):
+        widen(adapted.module.module)
+        assert not any(isinstance(layer, WideLoraLinear) for layer in adapted.module.modules())
+
+
 @pytest.mark.parametrize("name", list(UNUSUAL))
 def test_unusual_adapters_stay_with_peft(share: Path, peft_logits: Callable[[str | None, int], Any], name: str) -> None:
     import torch

@@ -24,6 +24,9 @@ def test_packed_layers_compute_the_same(dtype: torch.dtype, tolerance: float, bi
         for shape in ((1, 1, 70), (5, 1, 70), (3, 7, 70), (0, 1, 70), (2, 70)):
             inputs = torch.randn(shape, dtype=dtype)
             torch.testing.assert_close(packed(inputs), plain(inputs), rtol=tolerance, atol=tolerance)
+            there = torch.randn((*shape[:-1], 140), dtype=dtype)[..., :130]
+            added = packed.added(inputs, there)
+            torch.testing.assert_close(added, there + plain(inputs), rtol=tolerance, atol=tolerance)
         turned = torch.randn((4, 70, 3), dtype=dtype).transpose(1, 2)
         torch.testing.assert_close(packed(turned), plain(turned), rtol=tolerance, atol=tolerance)
 
