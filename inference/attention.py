@@ -51,31 +51,35 @@ class Piece:
         """Whether these are the first tokens of one row, so that each sees all those before it and nothing else."""
         return self.starts == [0] and self.width > 1 and (window is None or self.width <= window)
 
-    def mask(self, window: int | None, groups: int, like: torch.Tensor) -> torch.Tensor | None:
-        """What is added to the scores, [rows, 1, groups * width, positions]; None when every token sees everything."""
-        key = (window, groups, like.dtype)
+    def mask(self, window: int | None, groups: int, positions: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
+        """What is added to the scores, [rows, 1, groups * width, positions]; None when every token sees everything.
+        `positions` are those of all the step's tokens."""
+        key = (window, groups, dtype)
         if key not in self._masks:
-            self._masks[key] = self._mask(window, groups, like)
+            self._masks[key] = self._mask(window, groups, positions, dtype)
         return self._masks[key]
 
-    def _mask(self, window: int | None, groups: int, like: torch.Tensor) -> torch.Tensor | None:
+    def _mask(
+        self, window: int | None, groups: int, positions: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor | None:
         low, high = self.span(window)
         if self.width == 1 and min(self.starts) == max(self.starts):
             return None
-        device = like.device
-        own = torch.tensor(self.starts, device=device)[:, None, None] + torch.arange(self.width, device=device)[:, None]
-        keys = torch.arange(low, high, device=device)
+        own = positions[self.first : self.last].view(-1, self.width, 1)
+        keys = torch.arange(low, high, device=positions.device)
         seen = keys <= own
         if window is not None:
             seen = seen & (keys > own - window)
-        added = torch.zeros(seen.shape, dtype=like.dtype, device=device)
-        added.masked_fill_(~seen, torch.finfo(like.dtype).min)
+        added = torch.zeros(seen.shape, dtype=dtype, device=positions.device)
+        added.masked_fill_(~seen, torch.finfo(dtype).min)
         return added[:, None].repeat(1, 1, groups, 1)
 
 
 @dataclass(frozen=True)
 class _Step:
     pieces: Sequence[Piece]
+    positions: torch.Tensor
+    """Of the step's tokens, [tokens]: where in its row each stands."""
     windows: Sequence[int | None]
     """Of each layer: how many positions a token sees; None: all of them."""
     plain: bool
@@ -86,10 +90,12 @@ _step: ContextVar[_Step] = ContextVar("_step")
 
 
 @contextmanager
-def attending(config: Any, pieces: Sequence[Piece], windows: Sequence[int | None]) -> Iterator[None]:
+def attending(
+    config: Any, pieces: Sequence[Piece], positions: torch.Tensor, windows: Sequence[int | None]
+) -> Iterator[None]:
     """Inside, the model of this configuration attends by pieces."""
     before = config._attn_implementation
-    token = _step.set(_Step(pieces, windows, plain=before != "eager"))
+    token = _step.set(_Step(pieces, positions, windows, plain=before != "eager"))
     config._attn_implementation = NAME
     try:
         yield
@@ -123,10 +129,10 @@ def attend(
         # [rows, width, heads, 1, size] -> [rows, heads, width, size]
         asking = query[piece.first : piece.last].reshape(rows, width, *query.shape[1:]).squeeze(3).transpose(1, 2)
         if step.plain:
-            found.append(_attend_plainly(piece, window, asking, key[held], value[held], scaling))
+            found.append(_attend_plainly(piece, step.positions, window, asking, key[held], value[held], scaling))
         else:
             eager = sys.modules[type(module).__module__].eager_attention_forward
-            mask = piece.mask(window, 1, query)
+            mask = piece.mask(window, 1, step.positions, query.dtype)
             output, _ = eager(module, asking, key[held], value[held], mask, scaling=scaling, **arguments)
             found.append(output.flatten(0, 1))
     return (found[0] if len(found) == 1 else torch.cat(found)).unsqueeze(1), None
@@ -134,6 +140,7 @@ def attend(
 
 def _attend_plainly(
     piece: Piece,
+    positions: torch.Tensor,
     window: int | None,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -148,7 +155,7 @@ def _attend_plainly(
         # Heads that share their keys stand side by side as if they were more tokens: the keys are read once for all.
         groups = heads // key.shape[1]
         query = query.reshape(rows, key.shape[1], groups * width, query.shape[-1])
-        mask = piece.mask(window, groups, query)
+        mask = piece.mask(window, groups, positions, query.dtype)
         output = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
         output = output.reshape(rows, heads, width, output.shape[-1])
     return output.transpose(1, 2).flatten(0, 1)

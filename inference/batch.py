@@ -147,6 +147,8 @@ def _differs(model: Causal, batch: SlotBatch) -> str | None:
             for row, token in batch.step():
                 row.tokens.append(token or 0)
         logits = batch.logits()
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # the GPU's fault, and not the model's
+        raise
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, IndexError, NotImplementedError) as error:
         return f"its forward does not take a slotted cache ({type(error).__name__}: {error})"
     finally:

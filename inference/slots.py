@@ -164,6 +164,9 @@ class SlotBatch:
                 return []
             ending = [part.row for part in [*continuing, *prompts] if part.reaches_end]
             logits = self._forward(continuing, prompts)
+            if not ending and self.model.device.type == "cuda":
+                # Nothing is read from this step that could be waited for, and Pace asks how long it takes.
+                torch.cuda.synchronize(self.model.device)
             produced = list(zip(ending, choose(logits, [row.choice for row in ending]), strict=True))
             for row, token in produced:
                 if token is None:
@@ -260,25 +263,27 @@ class SlotBatch:
         Every token is a row of the model's input by itself, [tokens, 1]: what lies between the layers' attention knows
         no neighbours, and each token can have an adapter of its own.
         """
-        device, parts = self.model.device, [*continuing, *prompts]
-        ids = torch.tensor(
-            [token for part in parts for token in part.row.tokens[part.start : part.stop]], device=device
-        )
-        positions = torch.tensor([at for part in parts for at in range(part.start, part.stop)], device=device)
-        slots = torch.tensor([part.slot for part in parts for _ in range(part.length)], device=device)
+        parts = [*continuing, *prompts]
+        tokens = [token for part in parts for token in part.row.tokens[part.start : part.stop]]
+        at = [position for part in parts for position in range(part.start, part.stop)]
+        in_slots = [part.slot for part in parts for _ in range(part.length)]
         ends, last = [], -1
         for part in parts:
             last += part.length
             if part.reaches_end:
                 ends.append(last)
+        # A model computes the logits of at least one token.
+        kept_tokens = ends or [0]
+        # One tensor for all of them: each that goes to a GPU is waited for.
+        numbers = torch.tensor([*tokens, *at, *in_slots, *kept_tokens], device=self.model.device)
+        ids, positions, slots, kept = torch.split(numbers, [len(tokens)] * 3 + [len(kept_tokens)])
         for layer in self._layers:
             layer.rows, layer.positions = slots, positions
         arguments: dict[str, Any] = {}
         if self.model.adapters:
             arguments["adapter_names"] = [part.row.adapter for part in parts for _ in range(part.length)]
-        # A model computes the logits of at least one token.
-        kept = torch.tensor(ends or [0], device=device)
-        with attending(self.model.config, self._pieces(continuing, prompts), self._windows), self._head_of(kept) as cut:
+        pieces = self._pieces(continuing, prompts)
+        with attending(self.model.config, pieces, positions, self._windows), self._head_of(kept) as cut:
             output = self.model.module(
                 input_ids=ids[:, None],
                 position_ids=positions[:, None],
