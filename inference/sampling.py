@@ -24,6 +24,9 @@ log = logging.getLogger("sampling")
 
 Probabilities = npt.NDArray[np.float32]
 
+Amounts = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]
+"""Tokens, and a number for each."""
+
 COLDEST = 1e-5
 """Below this temperature a float32 could be 0, and nothing but the likeliest token comes up anyway."""
 
@@ -72,8 +75,9 @@ class Choice:
         self.numbers = random.Random(self.seed)  # noqa: S311 - a choice of words, not a secret
         self._chosen: dict[int, int] = {}
         self._seen = set(self.prompt) if self.repetition_penalty != 1 else set()
-        # The same as a tensor, for making one of hundreds of numbers at every step takes longer than all the rest.
-        self._seen_ids = torch.tensor(sorted(self._seen), dtype=torch.long)
+        # The same as an array, for making one of hundreds of numbers at every step takes longer than all the rest.
+        self._seen_ids = np.array(sorted(self._seen), dtype=np.int64)
+        self._biases = _amounts(self.bias)
         self.changes_logits = bool(
             self.bias
             or self.constraint
@@ -97,25 +101,18 @@ class Choice:
         """Whether the grammar is fulfilled and nothing can follow."""
         return self.constraint is not None and self.constraint.ended
 
-    def change(self, scores: torch.Tensor) -> None:
-        """Apply penalties, biases and grammar to this row's logits [vocabulary], in place."""
-        if self._seen:
-            self._seen_ids = self._seen_ids.to(scores.device)
-            found = scores[self._seen_ids]
-            scores[self._seen_ids] = torch.where(
-                found < 0, found * self.repetition_penalty, found / self.repetition_penalty
-            )
-        if self._chosen and (self.frequency_penalty or self.presence_penalty):
-            chosen = torch.tensor(list(self._chosen), device=scores.device)
-            counts = torch.tensor(list(self._chosen.values()), dtype=scores.dtype, device=scores.device)
-            scores[chosen] -= counts * self.frequency_penalty + self.presence_penalty
-        if self.bias:
-            biased = torch.tensor(list(self.bias), device=scores.device)
-            scores[biased] += torch.tensor(list(self.bias.values()), dtype=scores.dtype, device=scores.device)
-        # A greedy row mostly wants what its grammar allows: that is cheaper to ask than the mask of all tokens.
-        if self.constraint and not (self.temperature == 0 and self.constraint.allows(int(scores.argmax()))):
-            allowed = np.unpackbits(self.constraint.mask(), count=scores.numel(), bitorder="little")
-            scores.masked_fill_(torch.from_numpy(allowed).to(scores.device) == 0, -torch.inf)
+    def factors(self) -> Amounts:
+        """By what the repetition penalty divides positive logits and multiplies negative ones."""
+        return self._seen_ids, np.full(self._seen_ids.size, self.repetition_penalty, np.float32)
+
+    def penalties(self) -> Amounts:
+        """What the penalties for the answer's own tokens add to their logits."""
+        ids, counts = _amounts(self._chosen)
+        return ids, -(counts * np.float32(self.frequency_penalty) + np.float32(self.presence_penalty))
+
+    def biases(self) -> Amounts:
+        """What is added to logits because the request says so."""
+        return self._biases
 
     def accept(self, token: int) -> None:
         """Remember a chosen token."""
@@ -123,7 +120,7 @@ class Choice:
             self._chosen[token] = self._chosen.get(token, 0) + 1
         if self.repetition_penalty != 1 and token not in self._seen:
             self._seen.add(token)
-            self._seen_ids = torch.cat([self._seen_ids, self._seen_ids.new_tensor([token])])
+            self._seen_ids = np.append(self._seen_ids, token)
         if self.constraint:
             self.constraint.accept(token)
 
@@ -148,7 +145,8 @@ def choose(logits: torch.Tensor, choices: Sequence[Choice]) -> list[int | None]:
             tokens[row] = token
     told = [row for row, choice in enumerate(choices) if tokens[row] is not None and choice.logprobs is not None]
     if told:
-        _tell(logits[told], [tokens[row] or 0 for row in told], [choices[row] for row in told])
+        told_logits = logits[told] if len(told) < len(choices) else logits
+        _tell(told_logits, [tokens[row] or 0 for row in told], [choices[row] for row in told])
     for choice, token in zip(choices, tokens, strict=True):
         if token is not None:
             choice.accept(token)
@@ -158,11 +156,10 @@ def choose(logits: torch.Tensor, choices: Sequence[Choice]) -> list[int | None]:
 def _choose(scores: torch.Tensor, best: list[tuple[int, float]], choices: Sequence[Choice]) -> list[int | None]:
     """As choose(), for rows that take more than an argmax; `best` are their likeliest tokens, `scores` is changed."""
     if any(choice.changes_logits for choice in choices):
-        for row, choice in enumerate(choices):
-            choice.change(scores[row])
-            if choice.constraint and choice.constraint.error:
-                choice.error = choice.constraint.error
-        best = _likeliest(scores)
+        if _change(scores, choices):
+            best = _likeliest(scores)
+        if _forbid(scores, best, choices):
+            best = _likeliest(scores)
         for choice, (_, logit) in zip(choices, best, strict=True):
             if not math.isfinite(logit) and choice.error is None:
                 # One such row would be drawn from NaN, and fail the step of all the others.
@@ -187,8 +184,9 @@ def _choose(scores: torch.Tensor, best: list[tuple[int, float]], choices: Sequen
 def _likeliest(scores: torch.Tensor) -> list[tuple[int, float]]:
     """The likeliest token of each row and its logit; where there is a NaN, that is the logit."""
     if scores.device.type != "cpu":
-        values, ids = scores.max(dim=-1)
-        return list(zip(ids.tolist(), values.tolist(), strict=True))
+        # Both come in one tensor, for each that comes from a GPU is waited for; a double holds either exactly.
+        values, ids = torch.stack([part.double() for part in scores.max(dim=-1)]).tolist()
+        return [(int(token), logit) for token, logit in zip(ids, values, strict=True)]
     # Of 151,936 logits numpy finds it in a thirtieth of the time that torch's argmax takes (docs/benchmarks.md).
     rows = scores.numpy()
     found = rows.argmax(axis=1)
@@ -197,12 +195,63 @@ def _likeliest(scores: torch.Tensor) -> list[tuple[int, float]]:
 
 def _tell(logits: torch.Tensor, tokens: Sequence[int], choices: Sequence[Choice]) -> None:
     logprobs = torch.log_softmax(logits.float(), dim=-1)
-    chosen = logprobs.gather(1, torch.tensor(tokens, device=logits.device).unsqueeze(1)).squeeze(1).tolist()
+    chosen = logprobs.gather(1, torch.tensor(tokens, device=logits.device).unsqueeze(1))
     most = max(choice.logprobs or 0 for choice in choices)
     likeliest = logprobs.topk(min(most, logprobs.shape[1]), dim=-1)
+    found = torch.cat([chosen, likeliest.values], dim=1).tolist()
+    for choice, ids, (logprob, *values) in zip(choices, likeliest.indices.tolist(), found, strict=True):
+        choice.told = Logprobs(logprob, tuple(zip(ids, values, strict=True))[: choice.logprobs])
+
+
+# Changing
+
+
+def _amounts(of_tokens: Mapping[int, float]) -> Amounts:
+    return np.array(list(of_tokens), dtype=np.int64), np.array(list(of_tokens.values()), dtype=np.float32)
+
+
+def _change(scores: torch.Tensor, choices: Sequence[Choice]) -> bool:
+    """Apply penalties and biases to the rows' logits [rows, vocabulary], in place; whether there are any.
+
+    Each kind for all rows at once: what goes to a GPU is waited for, and so there is little of it.
+    """
+    changed = False
+    if any(choice.repetition_penalty != 1 for choice in choices):
+        places, factors = _pooled([choice.factors() for choice in choices], scores)
+        found = scores.take(places)
+        scores.put_(places, torch.where(found < 0, found * factors, found / factors))
+        changed = True
+    for kind in (Choice.penalties, Choice.biases):
+        amounts = [kind(choice) for choice in choices]
+        if any(ids.size for ids, _ in amounts):
+            scores.put_(*_pooled(amounts, scores), accumulate=True)
+            changed = True
+    return changed
+
+
+def _pooled(amounts: Sequence[Amounts], scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows' amounts behind one another: the place of each in all the scores, and the amounts."""
+    size = scores.shape[1]
+    places = np.concatenate([row * size + ids for row, (ids, _) in enumerate(amounts)])
+    numbers = np.concatenate([numbers for _, numbers in amounts])
+    return torch.from_numpy(places).to(scores.device), torch.from_numpy(numbers).to(scores.device)
+
+
+def _forbid(scores: torch.Tensor, best: list[tuple[int, float]], choices: Sequence[Choice]) -> bool:
+    """Let the rows' logits [rows, vocabulary] be those of tokens that their grammars allow, in place; whether that is a
+    change. `best` are the likeliest tokens without it."""
+    masks: dict[int, npt.NDArray[np.uint8]] = {}
     for row, choice in enumerate(choices):
-        ids, values = likeliest.indices[row].tolist(), likeliest.values[row].tolist()
-        choice.told = Logprobs(chosen[row], tuple(zip(ids, values, strict=True))[: choice.logprobs])
+        if choice.constraint:
+            # A greedy row mostly wants what its grammar allows: that is cheaper to ask than the mask of all tokens.
+            if not (choice.temperature == 0 and choice.constraint.allows(best[row][0])):
+                masks[row] = choice.constraint.mask()
+            choice.error = choice.constraint.error
+    if masks:
+        bits = np.unpackbits(np.stack(list(masks.values())), axis=1, count=scores.shape[1], bitorder="little")
+        for row, allowed in zip(masks, torch.from_numpy(bits).to(scores.device), strict=True):
+            scores[row].masked_fill_(allowed == 0, -torch.inf)
+    return bool(masks)
 
 
 # Drawing

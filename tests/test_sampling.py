@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sampling import Choice, _at, _floor, choose
+from sampling import Choice, _at, _change, _floor, choose
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -176,10 +176,10 @@ def test_the_repetition_penalty_is_transformers_own() -> None:
     for token in answer:
         choice.accept(token)
     logits = torch.randn(1, 40) * 3
-    ours = logits[0].clone()
-    choice.change(ours)
+    ours = logits.clone()
+    assert _change(ours, [choice])
     theirs = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([prompt + answer]), logits)
-    assert torch.equal(ours, theirs[0])
+    assert torch.equal(ours, theirs)
     assert choose(logits, [choice]) == [int(theirs.argmax())]
 
 
@@ -187,9 +187,9 @@ def test_frequency_and_presence_penalties_count_the_answer_alone() -> None:
     choice = Choice(0.0, frequency_penalty=0.5, presence_penalty=0.25, prompt=[0, 1])
     for token in (1, 2, 2):
         choice.accept(token)
-    scores = torch.zeros(4)
-    choice.change(scores)
-    assert scores.tolist() == [0.0, -0.75, -1.25, 0.0]
+    scores = torch.zeros(1, 4)
+    assert _change(scores, [choice])
+    assert scores.tolist() == [[0.0, -0.75, -1.25, 0.0]]
 
 
 def test_biases_change_one_row_alone() -> None:
