@@ -1,7 +1,8 @@
 """How quick the server is beside others, over HTTP: `python -m tests.bench.serving [--json] [--quick]`.
 
 All of them serve the same model of 81.8 million weights with the same number of threads and get the same requests, one
-server after another: this server, `transformers serve` as it comes and tuned, and a thread for each request.
+server after another: this server, `transformers serve` as it comes and tuned, and a thread for each request. With
+`--adapter` the model has a LoRA adapter, which `transformers serve` refuses.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ START_SECONDS = 900
 MOST_REQUESTS = 32
 """Two for each that is in flight, but no more than this where that is enough: a slow server takes minutes for them."""
 SERVERS = ("inferops", "serve tuned", "serve", "threads")
+ADAPTER = "tuned"
+WITH_ADAPTER = ("inferops", "inferops merged", "threads")
 TUNED = (
     "--continuous-batching",
     *("--cb-block-size", "32"),
@@ -73,9 +76,11 @@ def _free_port() -> int:
     return port
 
 
-def command(server: str, folder: Path, dtype: str, port: int) -> tuple[list[str], Path, dict[str, str]]:
+def command(
+    server: str, folder: Path, adapter: Path | None, dtype: str, port: int
+) -> tuple[list[str], Path, dict[str, str]]:
     """What starts a server: its command, its working directory, its variables."""
-    if server == "inferops":
+    if _is_ours(server):
         variables = {
             "HOST": "127.0.0.1",
             "PORT": str(port),
@@ -86,26 +91,34 @@ def command(server: str, folder: Path, dtype: str, port: int) -> tuple[list[str]
             "INFERENCE_MAX_QUEUE": "256",
             "INFERENCE_REQUEST_SECONDS": "3600",
         }
+        if adapter:
+            merge = "on" if server == "inferops merged" else "auto"
+            variables |= {"MODEL_ADAPTERS": f"{ADAPTER}={adapter}", "INFERENCE_MERGE": merge}
         return [sys.executable, "serve.py"], ROOT / "inference", variables
     if server == "threads":
-        return [sys.executable, "-m", "tests.bench.thread_server", str(folder), dtype, str(port)], ROOT, {}
+        served = [str(folder), dtype, str(port), *([str(adapter)] if adapter else [])]
+        return [sys.executable, "-m", "tests.bench.thread_server", *served], ROOT, {}
     program = str(Path(sys.executable).parent / "transformers")
     served = [program, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port), "--dtype", dtype]
     return served + (list(TUNED) if server == "serve tuned" else []), ROOT, {"HF_HUB_OFFLINE": "1"}
 
 
+def _is_ours(server: str) -> bool:
+    return server.startswith("inferops")
+
+
 @contextlib.contextmanager
-def running(server: str, folder: Path, dtype: str, threads: int) -> Iterator[Running]:
+def running(server: str, folder: Path, adapter: Path | None, dtype: str, threads: int) -> Iterator[Running]:
     """Start a server, wait until it has answered once, and end it."""
     port = _free_port()
-    words, where, variables = command(server, folder, dtype, port)
+    words, where, variables = command(server, folder, adapter, dtype, port)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("INFERENCE_", "MODEL_"))}
     environment = kept | {"OMP_NUM_THREADS": str(threads)} | variables
     with tempfile.NamedTemporaryFile(prefix="serving-", suffix=".log") as log:
         process = subprocess.Popen(words, cwd=where, env=environment, stdout=log, stderr=log)
         try:
-            model = folder.name if server == "inferops" else str(folder)
-            client = Client(f"http://127.0.0.1:{port}", model, KEY if server == "inferops" else None)
+            model = (ADAPTER if adapter else folder.name) if _is_ours(server) else str(folder)
+            client = Client(f"http://127.0.0.1:{port}", model, KEY if _is_ours(server) else None)
             _wait_until_it_answers(process, client, Path(log.name))
             yield Running(process, client)
         finally:
@@ -150,7 +163,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.serving", description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     parser.add_argument("--quick", action="store_true", help="shorter answers and fewer of them")
-    parser.add_argument("--servers", default=",".join(SERVERS), help="of %(default)s")
+    parser.add_argument("--adapter", action="store_true", help=f"with a LoRA adapter: {','.join(WITH_ADAPTER)}")
+    parser.add_argument("--servers", help=f"of {','.join(SERVERS)}")
     parser.add_argument("--dtypes", default="float32,bfloat16", help="of %(default)s")
     parser.add_argument("--in-flight", default="1,8,32,128", help="requests at once (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each server (%(default)s)")
@@ -159,13 +173,15 @@ def main() -> int:
     # Ended from outside, it still ends the server that it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     in_flight = tuple(map(int, arguments.in_flight.split(",")))
+    servers = arguments.servers.split(",") if arguments.servers else WITH_ADAPTER if arguments.adapter else SERVERS
     found: dict[str, Any] = {"cores": os.cpu_count(), "threads": arguments.threads, "load_average": [], "dtypes": {}}
     for dtype in arguments.dtypes.split(","):
         folder = serving_model.folder(dtype)
+        adapter = serving_model.adapter_folder(dtype) if arguments.adapter else None
         of_dtype = found["dtypes"][dtype] = {}
-        for name in arguments.servers.split(","):
+        for name in servers:
             found["load_average"].append(round(os.getloadavg()[0], 1))
-            with running(name, folder, dtype, arguments.threads) as server:
+            with running(name, folder, adapter, dtype, arguments.threads) as server:
                 of_dtype[name] = measure(server, in_flight, quick=arguments.quick)
             _say(dtype, name, of_dtype[name])
     print(json.dumps(found, indent=2) if arguments.json else table(found))

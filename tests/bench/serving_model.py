@@ -1,4 +1,5 @@
-"""The model that servers are measured with: a Llama of 81.8 million random weights with a real BPE tokenizer.
+"""The model that servers are measured with: a Llama of 81.8 million random weights with a real BPE tokenizer, and an
+adapter for it.
 
 Made once and kept in ~/.cache/inferops. What it writes means nothing, and every token costs what a trained one would.
 """
@@ -15,6 +16,10 @@ WORDS = 7400
 """As many as fill the tokenizer's vocabulary. Ids that spell nothing would be chosen by random weights as often as
 others, and whoever reads a stream could not count its tokens."""
 CONTEXT_TOKENS = 4096
+RANK = 64
+"""Rank and targets of the adapter are those that the AI Toolkit fine-tunes with, where nobody chooses others:
+microsoft/windows-ai-studio-templates, configs/Phi-3-mini-4k-instruct, project-settings.json and olive-config.json."""
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 SPECIAL_TOKENS = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
@@ -37,11 +42,22 @@ def _word(number: int) -> str:
 
 def folder(kind: str) -> Path:
     """The model's folder with weights of this dtype (float32, bfloat16); made when it is not there."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inferops"
-    made = cache / f"serving-bench-{WORDS}-words-{kind}"
+    made = _kept(f"serving-bench-{WORDS}-words-{kind}")
     if not (made / "model.safetensors").is_file():
         _make(made, kind)
     return made
+
+
+def adapter_folder(kind: str) -> Path:
+    """The folder of an adapter for that model, with weights of this dtype; made when it is not there."""
+    made = _kept(f"serving-bench-{WORDS}-words-{kind}-adapter")
+    if not (made / "adapter_model.safetensors").is_file():
+        _make_adapter(made, kind)
+    return made
+
+
+def _kept(name: str) -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inferops" / name
 
 
 def _make(made: Path, kind: str) -> None:
@@ -83,3 +99,18 @@ def _make(made: Path, kind: str) -> None:
     )
     model: Any = LlamaForCausalLM(config)
     model.to(getattr(torch, kind)).save_pretrained(made)
+
+
+def _make_adapter(made: Path, kind: str) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base: Any = AutoModelForCausalLM.from_pretrained(folder(kind), dtype=getattr(torch, kind))
+    settings = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS)
+    model: Any = get_peft_model(base, settings, autocast_adapter_dtype=False)
+    torch.manual_seed(12)
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:  # zeros until it is trained
+            torch.nn.init.normal_(weights, std=0.002)
+    model.save_pretrained(made)

@@ -1,6 +1,7 @@
 """A server as inference templates have it: a thread for each request, model.generate in it, TextIteratorStreamer out.
 
-`python -m tests.bench.thread_server FOLDER DTYPE PORT`; answers POST /v1/chat/completions as a stream, GET for health.
+`python -m tests.bench.thread_server FOLDER DTYPE PORT [ADAPTER]`; answers POST /v1/chat/completions as a stream, GET
+for health. An adapter is computed by PEFT beside the weights, as those templates do.
 """
 
 from __future__ import annotations
@@ -55,10 +56,13 @@ class _Handler(BaseHTTPRequestHandler):
 def main() -> None:
     """Load the model and serve until killed."""
     import torch
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder, dtype, port = sys.argv[1:]
+    folder, dtype, port, *adapters = sys.argv[1:]
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    for adapter in adapters:
+        model = PeftModel.from_pretrained(model, adapter)
     model.eval()
     _Server(int(port), model, AutoTokenizer.from_pretrained(folder)).serve_forever()
 
