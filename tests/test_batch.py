@@ -154,6 +154,19 @@ def test_models_that_slots_cannot_hold_run_row_by_row(
     assert run(batch, [row(tokens) for tokens in prompts], 8) == [generated(model, tokens, 8) for tokens in prompts]
 
 
+def test_a_lack_of_memory_is_no_reason_for_the_slower_batch() -> None:
+    """It says nothing of the model: a new process, on a GPU with less on it, may have the memory."""
+    model = causal("Llama")
+
+    def short(_: Any, inputs: Any, named: dict[str, Any]) -> None:
+        if named["input_ids"].shape[0] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.module.register_forward_pre_hook(short, with_kwargs=True)
+    with pytest.raises(torch.OutOfMemoryError):
+        make_batch(model, slots=3, context_tokens=60, memory_bytes=10**9)
+
+
 def test_memory_bounds_the_slots(caplog: pytest.LogCaptureFixture) -> None:
     model = causal("Llama")
     bytes_per_token = 3 * 2 * 2 * 8 * 4  # layers, keys and values, heads, size of a head, float32
