@@ -105,7 +105,7 @@ class Pieces(Protocol):
     """One answer's events -> its pieces of the stream."""
 
     text_only: ChoicePiece | None
-    """What each piece before the end is but for its text, which is empty here; None when there may be others."""
+    """What each piece of text is but for the text, which is empty here; None when they differ in more."""
 
     def of(self, event: Event) -> Iterable[ChoicePiece]:
         """The pieces that this event adds."""
@@ -185,7 +185,7 @@ class _PieceWriter:
     def pieces(self, event: Event) -> str:
         """The pieces that an event adds."""
         around = self._around_text[event.choice]
-        if around is None or isinstance(event, Finished):
+        if around is None or isinstance(event, Finished) or event.calls:
             return "".join(map(self.piece, self._answers[event.choice].of(event)))
         return f"{around[0]}{json.dumps(event.text)}{around[1]}" if event.text else ""
 

@@ -50,7 +50,7 @@ def of_engine(error: RequestRefused | EngineFull | EngineNotReady) -> ApiError:
 
 def of_answer(finished: Finished) -> ApiError | None:
     """An answer has ended without being one; None when it is whole, or as long as it may be."""
-    if finished.reason in ("stop", "length"):
+    if finished.reason in ("stop", "tool_calls", "length"):
         return None
     if finished.parameter is not None:
         return ApiError(400, invalid(f"The answer's grammar cannot go on: {finished.error}.", finished.parameter))

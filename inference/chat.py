@@ -25,9 +25,9 @@ from chat_protocol import (
 from engine import Engine
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from generation import ChatRequest, Event, Finished, Stream, TokenLogprob
+from generation import ChatRequest, Event, Finished, TokenLogprob
 from protocol import invalid
-from tools import CALL_ID_LENGTH, CallBegins, CallReader, Piece
+from tools import CALL_ID_LENGTH, CallBegins, CallPiece
 
 
 def chat_routes(engine: Engine, about: About) -> APIRouter:
@@ -40,7 +40,7 @@ def chat_routes(engine: Engine, about: About) -> APIRouter:
         by_newer_name = {"max_tokens": "max_completion_tokens"} if body.max_completion_tokens is not None else {}
         stream = await submit(engine, asked, request, by_newer_name)
         beginning = head("chatcmpl", stream, about)
-        answers = [_Deltas(number, stream, asked.logprobs) for number in range(asked.answers)]
+        answers = [_Deltas(number, asked.logprobs) for number in range(asked.answers)]
         if body.stream:
             return stream_response(
                 stream,
@@ -112,35 +112,29 @@ def _check_results_have_calls(body: ChatCompletionRequest) -> None:
 class _Deltas:
     """One answer's events -> its pieces of the stream."""
 
-    def __init__(self, number: int, stream: Stream, logprobs: int | None) -> None:
+    def __init__(self, number: int, logprobs: int | None) -> None:
         self.number = number
-        self._reader = CallReader(stream.calls) if stream.calls else None
-        self.text_only = _choice(number, {"content": ""}) if self._reader is None and logprobs is None else None
+        self.text_only = _choice(number, {"content": ""}) if logprobs is None else None
         self._logprobs: list[ChatTokenLogprob] = []
 
     def of(self, event: Event) -> Iterable[ChoicePiece]:
         """The pieces that this event adds."""
         if isinstance(event, Finished):
-            rest = self._reader.finish() if self._reader else ""
-            if rest or self._logprobs:
-                yield self._piece({"content": rest})
-            called = self._reader is not None and self._reader.calls > 0
-            yield _choice(self.number, {}, "tool_calls" if called and event.reason == "stop" else event.reason)
+            if self._logprobs:
+                yield self._piece({"content": ""})
+            yield _choice(self.number, {}, event.reason)
             return
         self._logprobs += [
             ChatTokenLogprob(**_token(each), top_logprobs=[TopLogprob(**_token(other)) for other in each.likeliest])
             for each in event.logprobs
         ]
-        if not event.text:
-            return
-        pieces: list[Piece] = self._reader.push(event.text) if self._reader else [event.text]
-        for piece in pieces:
-            yield self._piece(self._delta(piece))
+        if event.text:
+            yield self._piece({"content": event.text})
+        for call in event.calls:
+            yield self._piece(self._delta(call))
 
     @staticmethod
-    def _delta(piece: Piece) -> dict[str, Any]:
-        if isinstance(piece, str):
-            return {"content": piece}
+    def _delta(piece: CallPiece) -> dict[str, Any]:
         call: dict[str, Any] = {"index": piece.number}
         if isinstance(piece, CallBegins):
             call |= {"id": _call_id(), "type": "function", "function": {"name": piece.name, "arguments": ""}}

@@ -39,7 +39,7 @@ from generation import (
     TextPiece,
     TokenLogprob,
 )
-from text import TextStream
+from text import AnswerStream
 
 if TYPE_CHECKING:
     from admission import Admission, Admitted
@@ -85,7 +85,7 @@ class _Job:
     stream: Stream
     loop: asyncio.AbstractEventLoop
     row: Row
-    text: TextStream
+    text: AnswerStream
     limit: int
     """The most tokens of this answer."""
     generation: Generation
@@ -268,16 +268,14 @@ class Engine:
                 job.cancelled = True
 
         prompts = [answer.prompt for answer in admitted.answers]
-        stream = Stream(generations, cancel, prompts=prompts, calls=admitted.calls)
+        stream = Stream(generations, cancel, prompts=prompts)
         loop = asyncio.get_running_loop()
-        # The marks of tool calls may be special tokens.
-        skip = admitted.calls is None
         jobs = [
             _Job(
                 stream=stream,
                 loop=loop,
                 row=answer.row,
-                text=TextStream(loaded.tokenizer, request.stop, skip_special_tokens=skip),
+                text=AnswerStream(loaded.tokenizer, request.stop, admitted.calls),
                 limit=answer.limit,
                 generation=generation,
                 number=number,
@@ -452,9 +450,9 @@ class Engine:
             generation.reused_tokens = row.reused
         row.tokens.append(token)
         ends = token in end_tokens
-        text = "" if ends else job.text.push(token)
+        text, calls = ("", ()) if ends else job.text.push(token)
         logprobs = () if ends or row.choice.told is None else (_logprob(token, row.choice.told, vocabulary),)
-        job.outbox.append(TextPiece(text, (token,), job.number, logprobs))
+        job.outbox.append(TextPiece(text, (token,), job.number, logprobs, calls))
         if ends or job.text.stopped or row.choice.ended:
             return "stop"
         return "length" if generation.completion_tokens >= job.limit else None
@@ -462,9 +460,14 @@ class Engine:
     def _finish(self, job: _Job, reason: FinishReason, error: str | None = None) -> None:
         if job in self._jobs:
             self._jobs.remove(job)
-        rest = job.text.finish() if reason in ("stop", "length") else ""
-        if rest:
-            job.outbox.append(TextPiece(rest, (), job.number))
+        if reason in ("stop", "length"):
+            rest, calls = job.text.finish()
+            if rest or calls:
+                job.outbox.append(TextPiece(rest, (), job.number, calls=calls))
+            if job.text.stopped:
+                reason = "stop"
+            elif reason == "stop" and job.text.called:
+                reason = "tool_calls"
         generation = job.generation
         job.outbox.append(
             Finished(

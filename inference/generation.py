@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from tools import CallSyntax
+    from tools import CallPiece
 
 Status = Literal["loading", "ready", "failed", "draining"]
-FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
+FinishReason = Literal["stop", "tool_calls", "length", "cancelled", "timeout", "error"]
 
 
 # What is asked
@@ -32,6 +32,7 @@ class GenerationRequest:
     """How many answers each prompt gets."""
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    """The answer's text ends before the first of these, and the answer with it; they are not looked for in calls."""
     seed: int | None = None
     temperature: float = 1.0
     """0 always takes the likeliest token."""
@@ -98,7 +99,8 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class TextPiece:
-    """The next part of an answer: newly chosen tokens, and the text that can be shown by now (it may be empty)."""
+    """The next part of an answer: newly chosen tokens, and what is certain by now of the text (it may be empty) and of
+    the calls, which come after all text."""
 
     text: str
     tokens: tuple[int, ...]
@@ -106,6 +108,7 @@ class TextPiece:
     """Which of the request's answers: `n` of the first prompt, then `n` of the second."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """One of each token, when they were asked for."""
+    calls: tuple[CallPiece, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,15 +138,12 @@ class Stream:
         cancel: Callable[[], None],
         *,
         prompts: Sequence[str] = (),
-        calls: CallSyntax | None = None,
     ) -> None:
         self.generations = tuple(generations)
         """One of each answer."""
         self.model = self.generations[0].model
         self.prompts = tuple(prompts)
         """The text of each answer's prompt, when the request wants it repeated."""
-        self.calls = calls
-        """How this model writes tool calls, when it was given tools."""
         self._cancel = cancel
         self._events: list[Event] = []
         self._wanted: asyncio.Future[None] | None = None

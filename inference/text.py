@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenizers.decoders import DecodeStream
-from tools import CallsUnknown, CallSyntax, RenderFailed, find_call_syntax
+from tools import CallPiece, CallReader, CallsUnknown, CallSyntax, RenderFailed, find_call_syntax
 
 
 class PromptRefused(Exception):
@@ -124,9 +124,9 @@ class PromptRenderer:
 
 
 class TextStream:
-    """The text of one answer, token by token: whole characters only, and never a part of a stop string."""
+    """The text of one answer, token by token: whole characters only."""
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), *, skip_special_tokens: bool = True) -> None:
+    def __init__(self, tokenizer: Any, *, skip_special_tokens: bool = True) -> None:
         self._backend = tokenizer.backend_tokenizer
         self._skips = skip_special_tokens
         self._decoder = DecodeStream(skip_special_tokens=skip_special_tokens)
@@ -135,25 +135,21 @@ class TextStream:
         self._pending: list[int] = []
         """Those of them that have no text yet."""
         self._decoded = ""
-        self._before_decoder = 0
-        """How much of the text comes from tokens that an earlier decoder saw."""
-        self._sent = 0
-        self._stop = tuple(stop)
-        self.stopped = False
-        """Whether a stop string has appeared; nothing is accepted after it."""
+        """The text of those that have."""
 
     def push(self, token: int) -> str:
-        """Take the next token; return the text that may be shown now (often empty)."""
+        """Take the next token; return the text that is whole now (often empty)."""
         self._tokens.append(token)
         self._pending.append(token)
         try:
             piece = self._decoder.step(self._backend, token)
         except Exception:  # the library raises nothing more special: bytes that are no text, and more after them
-            piece = self._begin_anew()
+            return self._begin_anew()
         if not piece:
             return ""
         self._pending.clear()
-        return self._advance(piece)
+        self._decoded += piece
+        return str(piece)
 
     def _begin_anew(self) -> str:
         """Take a new decoder for what follows; return the text of what the old one could not make sense of."""
@@ -161,45 +157,98 @@ class TextStream:
         self._decoder = DecodeStream(skip_special_tokens=self._skips)
         self._tokens.clear()
         self._pending.clear()
-        self._before_decoder = len(self._decoded) + len(piece)
+        self._decoded = ""
         return piece
 
     def finish(self) -> str:
         """The text that was held back, at the end of the answer: bytes of an unfinished character become U+FFFD."""
-        if self.stopped:
+        whole: str = self._backend.decode(self._tokens, skip_special_tokens=self._skips)
+        return whole[len(self._decoded) :] if whole.startswith(self._decoded) else ""
+
+
+class StopStrings:
+    """A text as it comes, up to the first stop string in it: never a part of one is let through."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = tuple(stop)
+        self._held = ""
+        """What could be the beginning of a stop string."""
+        self.found = False
+        """Whether a stop string has appeared; nothing is let through after it."""
+
+    def push(self, text: str) -> str:
+        """Take the next text; return what is certain to come before any stop string."""
+        if self.found:
             return ""
-        whole = self._backend.decode(self._tokens, skip_special_tokens=self._skips)
-        decoded = self._decoded[self._before_decoder :]
-        rest = whole[len(decoded) :] if whole.startswith(decoded) else ""
-        shown = self._advance(rest)
-        if not self.stopped:
-            shown += self._decoded[self._sent :]
-            self._sent = len(self._decoded)
-        return shown
+        if not self._stop:
+            return text
+        text = self._held + text
+        places = [at for at in map(text.find, self._stop) if at >= 0]
+        self.found = bool(places)
+        end = min(places) if places else len(text) - self._beginning_at_end_of(text)
+        self._held = "" if self.found else text[end:]
+        return text[:end]
 
-    def _advance(self, piece: str) -> str:
-        """Add decoded text; return what is certain not to belong to a stop string."""
-        # A stop string that ends in the new piece begins at most its own length before it.
-        longest = max((len(text) for text in self._stop), default=0)
-        search_from = max(self._sent, len(self._decoded) - longest)
-        self._decoded += piece
-        found = [at for at in (self._decoded.find(text, search_from) for text in self._stop) if at >= 0]
-        if found:
-            self.stopped = True
-            end = min(found)
-        else:
-            end = len(self._decoded) - self._held_back()
-        shown = self._decoded[self._sent : end]
-        self._sent = max(self._sent, end)
-        return shown
+    def finish(self) -> str:
+        """What was held back, when no text follows."""
+        held, self._held = self._held, ""
+        return held
 
-    def _held_back(self) -> int:
+    def _beginning_at_end_of(self, text: str) -> int:
         """How many of the last characters could be the beginning of a stop string."""
-        unsent = self._decoded[self._sent :]
         longest = 0
-        for text in self._stop:
-            for length in range(min(len(text) - 1, len(unsent)), longest, -1):
-                if unsent.endswith(text[:length]):
+        for stop in self._stop:
+            for length in range(min(len(stop) - 1, len(text)), longest, -1):
+                if text.endswith(stop[:length]):
                     longest = length
                     break
         return longest
+
+
+class AnswerStream:
+    """One answer, token by token -> its text, up to a stop string, and its calls.
+
+    Stop strings are for the text alone: the marks and the JSON around a call's name and arguments are the template's,
+    and nobody who asks for an answer has written them.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), calls: CallSyntax | None = None) -> None:
+        # The marks of calls may be special tokens.
+        self._decoded = TextStream(tokenizer, skip_special_tokens=calls is None)
+        self._reader = None if calls is None else CallReader(calls)
+        self._stop = StopStrings(stop)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has appeared; nothing is accepted after it."""
+        return self._stop.found
+
+    @property
+    def called(self) -> bool:
+        """Whether there are calls, and the last one is whole."""
+        return self._reader is not None and self._reader.called
+
+    def push(self, token: int) -> tuple[str, tuple[CallPiece, ...]]:
+        """Take the next token; return what of the text and of the calls is certain now, the text first."""
+        return self._advance(self._decoded.push(token))
+
+    def finish(self) -> tuple[str, tuple[CallPiece, ...]]:
+        """What was held back, at the end of the answer."""
+        text, calls = self._advance(self._decoded.finish())
+        if self._reader is not None:
+            text += self._stop.push(self._reader.finish())
+        return text + self._stop.finish(), calls
+
+    def _advance(self, decoded: str) -> tuple[str, tuple[CallPiece, ...]]:
+        if self._reader is None:
+            return self._stop.push(decoded), ()
+        text, calls = "", []
+        for piece in self._reader.push(decoded):
+            if isinstance(piece, str):
+                text += self._stop.push(piece)
+            else:
+                calls.append(piece)
+        if self.stopped:
+            return text, ()
+        # No text follows a call: what could have become a stop string is none.
+        return text + self._stop.finish() if calls else text, tuple(calls)

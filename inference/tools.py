@@ -257,7 +257,8 @@ class ArgumentsPiece:
     text: str
 
 
-Piece = str | CallBegins | ArgumentsPiece
+CallPiece = CallBegins | ArgumentsPiece
+Piece = str | CallPiece
 
 
 class CallReader:
@@ -272,6 +273,11 @@ class CallReader:
         self._depth, self._in_string, self._escaped = 0, False, False
         self.calls = 0
         """How many calls have begun."""
+
+    @property
+    def called(self) -> bool:
+        """Whether there are calls, and the last one's arguments are whole."""
+        return self.calls > 0 and self._read == self._head
 
     def push(self, text: str) -> list[Piece]:
         """Take the next part of the answer."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text import ArgumentRefused, PromptRefused, PromptRenderer, TextStream
+from text import AnswerStream, ArgumentRefused, PromptRefused, PromptRenderer, TextStream
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
@@ -23,13 +23,13 @@ def tokenizer() -> Any:
 
 
 def pieces(tokenizer: Any, text: str, stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
-    stream = TextStream(tokenizer, stop)
+    stream = AnswerStream(tokenizer, stop)
     shown = []
     for token in tokenizer(text)["input_ids"]:
-        shown.append(stream.push(token))
+        shown.append(stream.push(token)[0])
         if stream.stopped:
             break
-    shown.append(stream.finish())
+    shown.append(stream.finish()[0])
     return shown, stream.stopped
 
 
@@ -59,15 +59,15 @@ def test_stop_strings(tokenizer: Any, text: str, stop: list[str]) -> None:
 
 
 def test_text_is_shown_as_early_as_possible(tokenizer: Any) -> None:
-    stream = TextStream(tokenizer, ("fox!",))
+    stream = AnswerStream(tokenizer, ("fox!",))
     tokens = tokenizer("the fox jumps")["input_ids"]
     seen = ""
     for token in tokens:
-        seen += stream.push(token)
+        seen += stream.push(token)[0]
         whole = tokenizer.decode(tokens[: tokens.index(token) + 1])
         held = whole[len(seen) :]
         assert "fox!".startswith(held) or held in ("", " "), "only what may begin a stop string is held back"
-    assert seen + stream.finish() == "the fox jumps"
+    assert seen + stream.finish()[0] == "the fox jumps"
 
 
 def test_an_unfinished_character_at_the_end(tokenizer: Any) -> None:

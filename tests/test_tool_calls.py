@@ -139,6 +139,50 @@ def test_calls_obey_their_schemas(client: openai.OpenAI, choice: Any, temperatur
     assert len(message.tool_calls[0].id) == 9
 
 
+@pytest.mark.parametrize("stop", [["\n", "}"], ["<tool_call>", '{"'], ["odd", "find"], "name"])
+def test_stop_strings_cut_no_call(client: openai.OpenAI, stop: Any) -> None:
+    """They are the text's: each of these stands in the markup of a call, its name or its arguments."""
+    mark = make_calling_tokenizer(HERMES).convert_tokens_to_ids("<tool_call>")
+    asks: list[dict[str, Any]] = [
+        {"tool_choice": "required", "n": 2},
+        {"tool_choice": {"type": "function", "function": {"name": "count"}}},
+        {"tool_choice": "auto", "logit_bias": {str(mark): 100}},
+    ]
+    for ask in asks:
+        asked = {"tools": TOOLS, "parallel_tool_calls": False, "temperature": 1.5, "seed": 4, "stop": stop} | ask
+        whole = create(client, **asked)
+        for choice in whole.choices:
+            assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+            [(name, arguments)] = calls_of(choice.message.tool_calls)
+            jsonschema.validate(arguments, SCHEMAS[name])
+        streamed = [""] * len(whole.choices)
+        for chunk in create(client, **asked, stream=True):
+            [piece] = chunk.choices
+            assert not piece.delta.content
+            for call in piece.delta.tool_calls or ():
+                streamed[piece.index] += (call.function.name or "") + call.function.arguments
+            assert piece.finish_reason in (None, "tool_calls")
+        assert streamed == [
+            call.function.name + call.function.arguments
+            for choice in whole.choices
+            for call in choice.message.tool_calls
+        ]
+
+
+def test_stop_strings_end_the_text_of_an_answer_that_could_have_called(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"tools": TOOLS, "max_tokens": 30}
+    text = create(client, **asked).choices[0].message.content
+    stop = text[10:13]
+    ended = create(client, **asked, stop=stop)
+    assert ended.choices[0].finish_reason == "stop"
+    assert ended.choices[0].message.content == text[: text.index(stop)]
+    assert ended.choices[0].message.tool_calls is None
+    assert ended.usage.completion_tokens < 30, "nothing more is computed"
+    chunks = list(create(client, **asked, stop=stop, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == ended.choices[0].message.content
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
 def test_the_stream_of_calls_is_the_whole_answer(client: openai.OpenAI) -> None:
     asked: dict[str, Any] = {"tools": TOOLS, "tool_choice": "required", "temperature": 1, "seed": 8, "max_tokens": 120}
     whole = create(client, **asked).choices[0]

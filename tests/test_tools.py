@@ -10,8 +10,8 @@ import pytest
 from constrain import Constraint, Vocabulary, json_options
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text import PromptRenderer, TextStream
-from tools import ArgumentsPiece, CallBegins, CallReader, CallsUnknown, CallSyntax, Function
+from text import AnswerStream, PromptRenderer, TextStream
+from tools import ArgumentsPiece, CallBegins, CallPiece, CallReader, CallsUnknown, CallSyntax, Function
 
 from tests.call_templates import HERMES, NAME_LAST, TEMPLATES, make_calling_tokenizer
 from tests.fixtures_inference import CHAT_TEMPLATE
@@ -289,6 +289,52 @@ def test_any_pieces_read_the_same(name: str, data: st.DataObject) -> None:
     text, found = read(syntax, pieces)
     assert text == (before.rstrip() if calls else before)
     assert [(function, json.loads(given_)) for function, given_ in found] == calls
+
+
+ENDS = st.lists(
+    st.one_of(
+        st.text(st.sampled_from('the fox\n{"}'), min_size=1, max_size=4),
+        st.sampled_from(["<tool_call>", "[TOOL_CALLS]", "\n", "find", "word", "arguments"]),
+    ),
+    max_size=3,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(before=st.text(st.sampled_from('the fox<tol_ca>[] \n{"'), max_size=20), stop=ENDS, data=st.data())
+@pytest.mark.parametrize("name", ["hermes", "llama", "mistral", "fenced"])
+def test_stop_strings_end_the_text_and_leave_calls_alone(
+    name: str, before: str, stop: list[str], data: st.DataObject
+) -> None:
+    family = _FAMILIES.setdefault(name, Family(TEMPLATES[name]))
+    syntax = family.renderer.call_syntax()
+    calls = [CALLS[0]] if data.draw(st.booleans()) or syntax.between is None else CALLS
+    written = family.answer(calls)[:-1]
+    before = before if syntax.mark else ""
+    shown = AnswerStream(family.tokenizer, stop, syntax)
+    text, told = "", list[CallPiece]()
+    for token in [*family.tokenizer(before, add_special_tokens=False)["input_ids"], *written]:
+        more, pieces = shown.push(token)
+        assert not (more and told), "text comes before calls"
+        text, told = text + more, [*told, *pieces]
+        if shown.stopped:
+            break
+    more, pieces = shown.finish()
+    text, told = text + more, [*told, *pieces]
+    found = [(piece.name, "") for piece in told if isinstance(piece, CallBegins)]
+    for piece in told:
+        if isinstance(piece, ArgumentsPiece):
+            found[piece.number] = (found[piece.number][0], found[piece.number][1] + piece.text)
+    whole = before.rstrip()
+    assert shown.stopped == any(word in whole for word in stop)
+    assert shown.called == bool(found)
+    if shown.stopped:
+        assert found == []
+        assert not any(word in text for word in stop)
+        assert any(whole.startswith(text + word) for word in stop)
+    else:
+        assert text == whole
+        assert [(function, json.loads(given_)) for function, given_ in found] == calls
 
 
 def test_an_answer_that_is_cut_short() -> None:
