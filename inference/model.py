@@ -230,6 +230,11 @@ def _load_base(
             module.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     except (ModelFolderError, ModelFolderUnread, torch.AcceleratorError):
         raise
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"the weights do not fit the memory of the GPU ({one_line(error)}): set INFERENCE_QUANTIZATION to int8 or "
+            "int4, or give the replica a larger GPU"
+        ) from error
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError) as error:
         raise unusable(folder, f"cannot be loaded: {one_line(error)}", error) from error
     if mismatched := sorted(told["mismatched_keys"]):

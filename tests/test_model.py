@@ -284,6 +284,23 @@ def test_what_cannot_be_read_now_is_not_the_folders_fault(share: TinyModel, name
         load(share)
 
 
+def test_weights_that_a_gpu_has_no_room_for(share: TinyModel) -> None:
+    """Told as what torch says while they go there, and not as a fault of the folder."""
+    import model
+    import torch
+    from folders import StoredTensor, check_model_folder
+    from weights import WeightReader
+
+    class Full(WeightReader):
+        def take(self, stored: StoredTensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    numbers = model._Numbers(torch.device("cpu"), torch.float32, torch.float32, "none")
+    with Full(lambda read_bytes, seconds: None) as reader, pytest.raises(ValueError) as error:
+        model._load_base(share.base, check_model_folder(share.base), reader, numbers)
+    assert re.match("the weights do not fit the memory of the GPU .*2.00 GiB.*: set INFERENCE_QUANT", str(error.value))
+
+
 def test_weights_that_cannot_be_read_now(share: TinyModel) -> None:
     from folders import check_adapter_folder, check_model_folder
     from weights import WeightReader
