@@ -12,7 +12,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from generation import EngineFull, EngineNotReady, Finished, RequestRefused
-from protocol import ErrorDetail, first_problem, invalid
+from problems import as_one_error
+from protocol import ErrorDetail, invalid
 from starlette.exceptions import HTTPException
 
 RETRY_WHILE_LOADING_SECONDS = 5
@@ -73,7 +74,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(_: Request, error: RequestValidationError) -> Response:
-        return _response(400, first_problem(list(error.errors())))
+        return _response(400, as_one_error(error.errors(), error.body))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 
 from protocol import GenerationBody, Strict, Text, TokenCount, Usage
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 MOST_TOOLS = 128
+"""Functions that a request may describe, and calls that one message may have; as at OpenAI."""
+MOST_MESSAGES = 2048
 
 
 def _as_parts(content: object) -> object:
@@ -57,7 +59,7 @@ class TextPart(Strict):
     text: Text
 
 
-_Parts = Annotated[list[TextPart], Field(min_length=1)]
+_Parts = Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
 
 
 class CalledFunction(Strict):
@@ -83,7 +85,7 @@ class ChatMessage(Strict):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = None
     tool_call_id: Annotated[Text | None, Field(validate_default=True)] = None
     name: Text | None = None
     """Only of a tool's message: the function's name."""
@@ -172,7 +174,11 @@ class NamedFunction(Strict):
 
 
 def _as_tool_choice(value: object) -> object:
-    return {"type": value} if isinstance(value, str) else value
+    if value is None or isinstance(value, dict):
+        return value
+    if value in ("auto", "none", "required"):
+        return {"type": value}
+    raise PydanticKnownError("literal_error", {"expected": "'auto', 'none', 'required' or an object"})
 
 
 class ToolChoice(Strict):
@@ -227,12 +233,12 @@ class ResponseFormat(Strict):
 class ChatCompletionRequest(GenerationBody):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = None
     tool_choice: Annotated[
         ToolChoice | None,
         BeforeValidator(
@@ -246,8 +252,8 @@ class ChatCompletionRequest(GenerationBody):
     functions: Annotated[list[Any], Field(max_length=0)] | None = None
     function_call: Literal["none"] | None = None
     store: Literal[False] | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=0)] | None = None
-    modalities: list[Literal["text"]] | None = None
+    metadata: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = None
     audio: None = None
     prediction: None = None
     reasoning_effort: None = None

@@ -62,7 +62,7 @@ def _asked(body: CompletionBody, default_tokens: int) -> CompletionRequest:
     told["max_tokens"] = default_tokens if body.max_tokens is None else body.max_tokens
     return CompletionRequest(
         **told,
-        prompts=[prompt.as_engine_reads() for prompt in body.prompt],
+        prompts=body.prompts(),
         echo=bool(body.echo),
         logprobs=body.logprobs,
     )

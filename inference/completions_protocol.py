@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from protocol import GenerationBody, Text, Usage
-from pydantic import BaseModel, BeforeValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, Discriminator, Field, Tag
 
 MOST_PROMPTS = 2048
 
 Token = Annotated[int, Field(ge=0, le=2**31 - 1)]
+_Tokens = Annotated[list[Token], Field(min_length=1, fail_fast=True)]
+_Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
+_TokenLists = Annotated[list[_Tokens], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
 
 
-def _as_prompts(prompt: object) -> object:
-    """A text or a list of token ids is one prompt."""
-    if isinstance(prompt, str) or (isinstance(prompt, list) and prompt and isinstance(prompt[0], int)):
-        prompt = [prompt]
-    if not isinstance(prompt, list) or not all(isinstance(each, str | list) for each in prompt):
-        raise PydanticCustomError("no_prompt", "Input should be text, token ids, or a list of one of them")
-    return [{"text": each} if isinstance(each, str) else {"tokens": each} for each in prompt]
-
-
-_Tokens = Annotated[list[Token], Field(min_length=1)]
-_Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
-_TokenLists = Annotated[list[_Tokens], Field(min_length=1, max_length=MOST_PROMPTS)]
-
-
-class Prompt(BaseModel):
-    """One prompt: its text or its tokens."""
-
-    text: Text | None = None
-    tokens: Annotated[list[Annotated[Token, Field(strict=True)]], Field(min_length=1)] | None = None
-
-    def as_engine_reads(self) -> str | list[int]:
-        """The one that is given."""
-        return self.tokens if self.tokens is not None else self.text or ""
+def _form(prompt: object) -> str | None:
+    """Which of the forms of a prompt this is meant to be, by its first item."""
+    if not isinstance(prompt, list) or not prompt:
+        # A list of nothing has one form as well as another.
+        return "text" if isinstance(prompt, str) else "texts" if prompt == [] else None
+    return {str: "texts", int: "tokens", bool: "tokens", list: "token lists"}.get(type(prompt[0]))
 
 
 class CompletionBody(GenerationBody):
     """The body of POST /v1/completions."""
 
     prompt: Annotated[
-        list[Prompt],
-        Field(min_length=1, max_length=MOST_PROMPTS),
-        BeforeValidator(_as_prompts, json_schema_input_type=str | _Texts | _Tokens | _TokenLists),
+        Annotated[Text, Tag("text")]
+        | Annotated[_Texts, Tag("texts")]
+        | Annotated[_Tokens, Tag("tokens")]
+        | Annotated[_TokenLists, Tag("token lists")],
+        Discriminator(_form, custom_error_type="text_or_tokens", custom_error_message="Input should be a prompt"),
     ]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
@@ -52,6 +40,11 @@ class CompletionBody(GenerationBody):
     # Only the value that asks for nothing.
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     suffix: Annotated[str, Field(max_length=0)] | None = None
+
+    def prompts(self) -> Sequence[str | list[int]]:
+        """All of them; a text or a list of token ids is one."""
+        several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
+        return self.prompt if several else [self.prompt]
 
 
 class CompletionLogprobs(BaseModel):

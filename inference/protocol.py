@@ -7,13 +7,16 @@ are those of vLLM and transformers. Knows no engine.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 MOST_CHOICES = 128
+MOST_BIASES = 1024
+"""As at OpenAI."""
+MOST_MEMBERS = 64
+"""Of one object of a request: more than any has that is declared here."""
 
 
 def _whole_characters(text: str) -> str:
@@ -33,18 +36,42 @@ def _as_list(value: object) -> object:
     raise PydanticCustomError("text_or_list", "Input should be a string or a list of strings")
 
 
+def _at_most(value: object, most: int) -> object:
+    """An object with more members is refused before each of them is looked at.
+
+    A body of two megabytes has room for 100,000 wrong ones, and pydantic would describe every one of them: that takes
+    seconds in which the server does nothing else. For the same reason no list of a request is looked through after
+    the first item that is wrong (`fail_fast`).
+    """
+    if isinstance(value, dict) and len(value) > most:
+        raise PydanticKnownError(
+            "too_long", {"field_type": "Dictionary", "max_length": most, "actual_length": len(value)}
+        )
+    return value
+
+
 Text = Annotated[str, AfterValidator(_whole_characters)]
 StopText = Annotated[str, Field(min_length=1), AfterValidator(_whole_characters)]
 _StopTexts = Annotated[list[StopText], Field(max_length=4)]
 TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TokenId = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
 """A token's number as the name of a JSON member."""
+_Biases = Annotated[
+    dict[TokenId, Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=MOST_BIASES),
+    BeforeValidator(lambda value: _at_most(value, MOST_BIASES)),
+]
 
 
 class Strict(BaseModel):
     """A part of a request: members that are not declared are refused, and nothing is converted."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_members(cls, value: object) -> object:
+        return _at_most(value, MOST_MEMBERS)
 
 
 class StreamOptions(Strict):
@@ -75,7 +102,7 @@ class GenerationBody(Strict):
     repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: _Biases | None = None
     # Accepted as OpenAI does: they tell the caller's own users apart and change no answer.
     user: Text | None = None
     safety_identifier: Text | None = None
@@ -177,30 +204,3 @@ class ModelList(BaseModel):
 def invalid(message: str, parameter: str | None, code: str = "invalid_value") -> ErrorDetail:
     """An error that is the request's own."""
     return ErrorDetail(message=message, type="invalid_request_error", param=parameter, code=code)
-
-
-def first_problem(errors: Sequence[dict[str, Any]]) -> ErrorDetail:
-    """What pydantic found, as one error in OpenAI's words: the parameter, its problem, how many others there are."""
-    error = errors[0]
-    names = [part for part in error["loc"] if part not in ("body", "[key]")]
-    if names[:1] == ["prompt"]:
-        # A prompt is one of several forms, and their names are this server's own.
-        names = ["prompt", *(part for part in names if isinstance(part, int))]
-    parameter = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in names).lstrip(".")
-    kind = error["type"]
-    if kind == "json_invalid":
-        return ErrorDetail(message="The body is not valid JSON.", type="invalid_request_error", code="invalid_json")
-    if kind == "extra_forbidden":
-        message, code = f"Unrecognized request argument supplied: {parameter}.", "unknown_parameter"
-    elif kind == "missing":
-        subject = f"you must provide `{parameter}`" if parameter else "the body must be a JSON object"
-        message, code = f"Missing required parameter: {subject}.", "missing_required_parameter"
-    elif kind == "model_attributes_type" and not parameter:
-        message, code = "The body must be a JSON object, sent with content-type: application/json.", "invalid_body"
-    elif any(name in NOT_SERVED for name in names):
-        message, code = f"`{parameter}` is not supported by this server with this value.", "unsupported_parameter"
-    else:
-        message, code = f"Invalid value for `{parameter or 'body'}`: {error['msg']}.", "invalid_value"
-    if len(errors) > 1:
-        message += f" ({len(errors) - 1} more {'problem' if len(errors) == 2 else 'problems'})"
-    return invalid(message, parameter or None, code)

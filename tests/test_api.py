@@ -246,19 +246,19 @@ def test_log_probabilities_in_both_forms(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("change", "parameter", "code"),
     [
-        ({"prompt": None}, "prompt", "invalid_value"),
-        ({"prompt": []}, "prompt", "invalid_value"),
+        ({"prompt": None}, "prompt", "invalid_type"),
+        ({"prompt": []}, "prompt", "empty_array"),
         ({"prompt": ""}, "prompt", "invalid_value"),
-        ({"prompt": [[]]}, "prompt[0]", "invalid_value"),
-        ({"prompt": ["fox", 5]}, "prompt", "invalid_value"),
-        ({"prompt": [-1]}, "prompt[0][0]", "invalid_value"),
+        ({"prompt": [[]]}, "prompt[0]", "empty_array"),
+        ({"prompt": ["fox", 5]}, "prompt[1]", "invalid_type"),
+        ({"prompt": [-1]}, "prompt[0]", "integer_below_min_value"),
         ({"prompt": [3, 99999]}, "prompt", "invalid_value"),
-        ({"prompt": [3, True]}, "prompt[0][1]", "invalid_value"),
-        ({"prompt": "\ud800"}, "prompt[0]", "invalid_value"),
+        ({"prompt": [3, True]}, "prompt[1]", "invalid_type"),
+        ({"prompt": "\ud800"}, "prompt", "invalid_value"),
         ({"prompt": "fox " * 900}, "prompt", "context_length_exceeded"),
         ({"prompt": ["fox"] * 200}, "n", "invalid_value"),
         ({"echo": True, "logprobs": 1}, "echo", "unsupported_parameter"),
-        ({"logprobs": 6}, "logprobs", "invalid_value"),
+        ({"logprobs": 6}, "logprobs", "integer_above_max_value"),
         ({"best_of": 2}, "best_of", "unsupported_parameter"),
         ({"suffix": "end"}, "suffix", "unsupported_parameter"),
         ({"messages": []}, "messages", "unknown_parameter"),
@@ -345,9 +345,9 @@ def schema(wanted: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "parameter", "code"),
     [
-        ({"messages": []}, "messages", "invalid_value"),
-        ({"messages": None}, "messages", "invalid_value"),
-        ({"messages": "hello"}, "messages", "invalid_value"),
+        ({"messages": []}, "messages", "empty_array"),
+        ({"messages": None}, "messages", "invalid_type"),
+        ({"messages": "hello"}, "messages", "invalid_type"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", "invalid_value"),
         (
@@ -376,54 +376,54 @@ def schema(wanted: dict[str, Any]) -> dict[str, Any]:
             "messages[0].tool_calls[0].function.arguments",
             "invalid_value",
         ),
-        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_value"),
-        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "invalid_value"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_type"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content", "empty_array"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             "messages[0].content[0].type",
             "invalid_value",
         ),
-        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content[0].text", "invalid_value"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content", "invalid_value"),
         ({"messages": [{"role": "assistant", "content": "first"}]}, "messages", "invalid_messages"),
         ({"messages": [{"role": "user", "content": "fox " * 900}]}, "messages", "context_length_exceeded"),
-        ({"temperature": 2.5}, "temperature", "invalid_value"),
-        ({"temperature": "hot"}, "temperature", "invalid_value"),
+        ({"temperature": 2.5}, "temperature", "decimal_above_max_value"),
+        ({"temperature": "hot"}, "temperature", "invalid_type"),
         ({"temperature": float("nan")}, "temperature", "invalid_value"),
-        ({"top_p": -0.1}, "top_p", "invalid_value"),
-        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"top_p": -0.1}, "top_p", "decimal_below_min_value"),
+        ({"max_tokens": 0}, "max_tokens", "integer_below_min_value"),
         ({"max_tokens": 10**6}, "max_tokens", "invalid_value"),
-        ({"max_tokens": 10**400}, "max_tokens", "invalid_value"),
-        ({"max_tokens": True}, "max_tokens", "invalid_value"),
+        ({"max_tokens": 10**400}, "max_tokens", "integer_above_max_value"),
+        ({"max_tokens": True}, "max_tokens", "invalid_type"),
         ({"max_completion_tokens": 3}, "max_tokens", "invalid_value"),
-        ({"seed": 2**80}, "seed", "invalid_value"),
-        ({"stop": ""}, "stop[0]", "invalid_value"),
-        ({"stop": 5}, "stop", "invalid_value"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "invalid_value"),
-        ({"stop": [1]}, "stop[0]", "invalid_value"),
-        ({"stream": "yes"}, "stream", "invalid_value"),
+        ({"seed": 2**80}, "seed", "integer_above_max_value"),
+        ({"stop": ""}, "stop", "empty_string"),
+        ({"stop": 5}, "stop", "invalid_type"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "array_above_max_length"),
+        ({"stop": [1]}, "stop[0]", "invalid_type"),
+        ({"stream": "yes"}, "stream", "invalid_type"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
         ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage", "unknown_parameter"),
-        ({"n": 0}, "n", "invalid_value"),
-        ({"n": 10**9}, "n", "invalid_value"),
+        ({"n": 0}, "n", "integer_below_min_value"),
+        ({"n": 10**9}, "n", "integer_above_max_value"),
         ({"n": 100}, "n", "invalid_value"),
-        ({"logprobs": 3}, "logprobs", "invalid_value"),
+        ({"logprobs": 3}, "logprobs", "invalid_type"),
         ({"top_logprobs": 3}, "top_logprobs", "invalid_value"),
-        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
-        ({"frequency_penalty": 2.5}, "frequency_penalty", "invalid_value"),
-        ({"repetition_penalty": 0}, "repetition_penalty", "invalid_value"),
-        ({"min_p": 1.5}, "min_p", "invalid_value"),
-        ({"top_k": -2}, "top_k", "invalid_value"),
-        ({"top_k": 2**40}, "top_k", "invalid_value"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "integer_above_max_value"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty", "decimal_above_max_value"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "decimal_below_min_value"),
+        ({"min_p": 1.5}, "min_p", "decimal_above_max_value"),
+        ({"top_k": -2}, "top_k", "integer_below_min_value"),
+        ({"top_k": 2**40}, "top_k", "integer_above_max_value"),
         ({"logit_bias": {"fox": 1}}, "logit_bias.fox", "invalid_value"),
         ({"logit_bias": {"-5": 1}}, "logit_bias.-5", "invalid_value"),
-        ({"logit_bias": {"5": 101}}, "logit_bias.5", "invalid_value"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5", "decimal_above_max_value"),
         ({"logit_bias": {"99999": 1}}, "logit_bias", "invalid_value"),
         ({"tools": [TOOL]}, "tools", "unsupported_parameter"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "invalid_value"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "invalid_value"),
         ({"tools": [TOOL, TOOL]}, "tools", "invalid_value"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
-        ({"tool_choice": "perhaps"}, "tool_choice.type", "invalid_value"),
+        ({"tool_choice": "perhaps"}, "tool_choice", "invalid_value"),
         ({"tool_choice": {"type": "function"}}, "tool_choice.function", "missing_required_parameter"),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}},
@@ -431,7 +431,7 @@ def schema(wanted: dict[str, Any]) -> dict[str, Any]:
             "invalid_value",
         ),
         ({"parallel_tool_calls": True}, "parallel_tool_calls", "invalid_value"),
-        ({"chat_template_kwargs": ["enable_thinking"]}, "chat_template_kwargs", "invalid_value"),
+        ({"chat_template_kwargs": ["enable_thinking"]}, "chat_template_kwargs", "invalid_type"),
         (
             {"chat_template_kwargs": {"answer_begins": "", "enable_thinking": False}},
             "chat_template_kwargs.enable_thinking",
@@ -451,7 +451,7 @@ def schema(wanted: dict[str, Any]) -> dict[str, Any]:
         ({"max-tokens": 4}, "max-tokens", "unknown_parameter"),
         ({"\ud800": 4}, None, "invalid_value"),
         ({"model": "\ud800"}, "model", "invalid_value"),
-        ({"model": 7}, "model", "invalid_value"),
+        ({"model": 7}, "model", "invalid_type"),
     ],
 )
 def test_a_bad_request(server: Server, change: dict[str, Any], parameter: str | None, code: str) -> None:
@@ -499,12 +499,23 @@ def test_a_body_in_an_encoding_that_is_not_taken(server: Server) -> None:
     assert "gzip" in answer.json()["error"]["message"]
 
 
-def test_several_problems_are_counted(server: Server) -> None:
+def test_several_problems_are_told(server: Server) -> None:
     error = post(server, {"messages": [], "n": 300, "top_g": 4}).json()["error"]
-    assert "2 more problems" in error["message"]
+    assert [name for name in ("'n'", "'messages'", "'top_g'") if name in error["message"]] == [
+        "'n'",
+        "'messages'",
+        "'top_g'",
+    ]
     wrong = [{"role": "assistant", "tool_calls": [{"id": "a", "type": "function", "function": {"name": "a b"}}]}]
     error = post(server, {"messages": wrong}).json()["error"]
-    assert "1 more problem)" in error["message"], "calls that are wrong are no missing text"
+    assert "content" not in error["message"], "calls that are wrong are no missing text"
+
+
+def test_a_body_of_a_million_wrong_items(server: Server) -> None:
+    answer = post(server, b'{"messages":[' + b"1," * 999_999 + b"1]}")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["code"]) == (400, "messages[0]", "invalid_type")
+    assert "more problem" not in error["message"], "of a list the first wrong item is told"
 
 
 def test_a_body_that_is_too_large(server: Server) -> None:
@@ -532,6 +543,10 @@ def test_a_body_that_is_too_large(server: Server) -> None:
         ("POST", "/v1", 404),
         ("POST", "/chat/completions", 404),
         ("OPTIONS", "/health", 405),
+        ("POST", "//v1/chat/completions", 404),
+        ("GET", "/V1/models", 404),
+        ("GET", "/health/", 404),
+        ("GET", "/nothing", 404),
     ],
 )
 def test_what_is_not_there(server: Server, method: str, path: str, status: int) -> None:
@@ -541,6 +556,16 @@ def test_what_is_not_there(server: Server, method: str, path: str, status: int) 
     allowed = answer.headers.get("allow", "").split(", ")
     assert (status == 405) == bool({"GET", "POST"} & set(allowed))
     assert method not in allowed
+    assert "the page is there" not in server.log(), "nobody has looked for the page, and none is built"
+
+
+def test_what_can_be_read_has_a_head(server: Server) -> None:
+    for path in ("/v1/models", "/v1/models/tiny-base", "/metrics", "/health", "/ready", "/docs", "/openapi.json"):
+        whole, head = (server.request(method, path, headers=BEARER) for method in ("GET", "HEAD"))
+        assert (head.status_code, head.content) == (200, b""), path
+        assert head.headers["content-type"] == whole.headers["content-type"], path
+    assert server.request("HEAD", "/v1/models/nothing", headers=BEARER).status_code == 404
+    assert server.request("HEAD", "/v1/chat/completions", headers=BEARER).status_code == 405
 
 
 def test_a_base_url_without_its_end(server: Server) -> None:
