@@ -62,10 +62,12 @@ def create_api(engine: Engine, about: About, expose: Callable[[str], tuple[bytes
             }
         return JSONResponse(body, 200 if state.status == "ready" else 503)
 
+    @app.head("/docs", include_in_schema=False)
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:
         return HTMLResponse(documentation_page(app.openapi()))
 
+    @app.head("/metrics", include_in_schema=False)
     @app.get(
         "/metrics",
         summary="For Prometheus: requests, tokens, times and states of every model",
@@ -75,10 +77,12 @@ def create_api(engine: Engine, about: About, expose: Callable[[str], tuple[bytes
         body, media_type = expose(request.headers.get("accept", ""))
         return Response(body, media_type=media_type)
 
+    @app.head("/v1/models", include_in_schema=False)
     @app.get("/v1/models", summary="The base model and every adapter")
     def models() -> ModelList:
         return ModelList(data=[_model_entry(name, about) for name in engine.models])
 
+    @app.head("/v1/models/{model}", include_in_schema=False)
     @app.get("/v1/models/{model}", summary="One model by its name")
     def model(model: str) -> ModelEntry:
         try:

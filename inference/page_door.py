@@ -2,7 +2,8 @@
 
 Every Gradio application answers much more, and takes files everywhere: a value that names one by its URL is downloaded
 by the server, whole, whatever the size, and a value that names a component has one made. This layer knows neither files
-nor components: what it does not know does not get through. Knows the requests of Gradio's clients; imports no Gradio.
+nor components: what it does not know does not get through, and no page is built for it. Knows the requests of Gradio's
+clients; imports no Gradio.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from asgi import Application, Message, Receive, Scope, Send, answer_json
+from asgi import Application, Message, Receive, Scope, Send
 from starlette.exceptions import HTTPException
 
 READ = ("/", "/config", "/theme.css", "/manifest.json", "/favicon.ico", "/gradio_api/info", "/gradio_api/queue/data")
@@ -25,7 +26,10 @@ NAMES = frozenset(EVENT | TURN | TITLE)
 
 
 class PageDoor:
-    """A layer around the page: 404 for any other route, 400 for a body that is more than text."""
+    """A layer around the page, below the API: 404 for any other route, 400 for a body that is more than text.
+
+    Raises HTTPException, which the API answers in its own form: who asks for such a route has mistaken an address of it.
+    """
 
     def __init__(self, app: Application) -> None:
         self._application = app
@@ -36,8 +40,9 @@ class PageDoor:
             if method == "POST" and path in SENT:
                 receive = _text_alone(receive)
             elif method not in ("GET", "HEAD") or not (path in READ or path.startswith(READ_BELOW)):
-                await answer_json(send, 404, {"detail": "Not Found"})
-                return
+                # To the log and the metrics it is not the page.
+                scope.pop("endpoint", None)
+                raise HTTPException(404)
         await self._application(scope, receive, send)
 
 

@@ -29,6 +29,7 @@ from engine import Engine, EngineLimits, Load, Report
 from late_page import LatePage
 from limits import BodyLimit, KeyLimitLayer, KeyLimits
 from metrics import Metrics
+from page_door import PageDoor
 from settings import Settings, SettingsError, read_settings
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ async def _serve(settings: Settings, load: Load, telling_seconds: float = TELLIN
     api = create_api(engine, about, metrics.expose)
     key_limits = KeyLimits(limits.key_concurrent, limits.key_requests_per_minute)
     page = LatePage(engine, _page_builder(settings, engine, key_limits))
-    api.mount("/", page)
+    api.mount("/", PageDoor(page))
     in_time = BodyLimit(api, limits.max_body_bytes, limits.body_seconds)
     gate = Gate(KeyLimitLayer(in_time, key_limits), settings.api_keys)
     application = AccessLog(gate, api.openapi()["paths"], metrics.exchanged)

@@ -19,7 +19,6 @@ from fastapi import FastAPI
 from generation import ChatRequest
 from limits import KeyLimits
 from page_answers import NOT_ANSWERED, answers, beside_each_other, conversation
-from page_door import PageDoor
 from starlette.middleware.cors import CORSMiddleware
 from ui_style import STYLE, theme
 
@@ -47,7 +46,6 @@ def build_page(engine: Engine, key_limits: KeyLimits, *, base: str, release: str
                 _compare_tab(engine, questions.compare, settings)
     blocks.state_session_capacity = SESSIONS
     around = FastAPI(openapi_url=None)
-    around.add_middleware(PageDoor)
     # It allows no origin. Without it Gradio allows every one, on any host but loopback.
     around.add_middleware(CORSMiddleware)
     page: FastAPI = gr.mount_gradio_app(

@@ -11,6 +11,7 @@ from engine import Engine, Report
 from fastapi import FastAPI
 from generation import EngineLimits
 from late_page import LatePage
+from page_door import PageDoor
 
 from tests.fixtures_inference import TinyModel, engine, tiny_model
 
@@ -61,6 +62,27 @@ def test_the_page_is_built_once_when_somebody_looks(engine: Engine) -> None:
         page.end()
         await page.closed(60)
         assert building.lives == ["begun", "over"]
+
+    asyncio.run(look())
+
+
+def test_nothing_is_built_for_a_mistaken_address(engine: Engine) -> None:
+    building = Building()
+    building.may_end.set()
+    around = FastAPI(openapi_url=None)
+    page = LatePage(engine, building)
+    around.mount("/", PageDoor(page))
+
+    async def look() -> None:
+        transport: Any = httpx.ASGITransport(around)
+        async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+            for method, path in (("POST", "//v1/chat/completions"), ("GET", "/V1/models"), ("GET", "/health/")):
+                assert (await client.request(method, path, headers=BROWSER)).status_code == 404, path
+            await asyncio.sleep(0)
+            assert building.times == 0
+            assert (await client.get("/")).json() == "the page"
+        page.end()
+        await page.closed(60)
 
     asyncio.run(look())
 

@@ -297,7 +297,7 @@ def test_what_the_page_does_not_need_is_closed(page: Server) -> None:
         closed = page.request(method, path, headers=BEARER)
         assert closed.status_code == 404, (method, path)
         if method != "HEAD":
-            assert closed.json() == {"detail": "Not Found"}, (method, path)
+            assert path.partition("?")[0] in closed.json()["error"]["message"], (method, path)
     assert page.get("/config", headers=BEARER).status_code == 200
 
 
