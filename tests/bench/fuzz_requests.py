@@ -153,6 +153,7 @@ class OddRequests:
             *[self._schema] * 2,
             self._tools,
             self._too_long,
+            self._too_many,
             self._broken_body,
             self._broken_http,
             *[self._valid] * 3,
@@ -241,6 +242,29 @@ class OddRequests:
             ]
         )
         return self._post("too much", self._plain() | body, statuses=REFUSED)
+
+    def _too_many(self) -> OddRequest:
+        """As much of something wrong as a body has room for: each wrong thing that a server describes costs it time."""
+        question = {"role": "user", "content": "fox"}
+        names = {f"a{number}": 1 for number in range(self._random.choice([100, 100_000]))}
+        path, body = self._random.choice(
+            [
+                (CHAT, {"messages": [1] * 900_000}),
+                (CHAT, {"messages": [question] * 50_000}),
+                (CHAT, {"messages": [question | {"content": [1] * 500_000}]}),
+                (CHAT, {"messages": [question | {"content": [1] * 300}] * 2000}),
+                (CHAT, {"messages": [{"role": "assistant", "tool_calls": [1] * 500_000}]}),
+                (CHAT, {"messages": [question | names]}),
+                (CHAT, {"messages": [question], "modalities": [1] * 500_000}),
+                (CHAT, {"messages": [question], "logit_bias": names}),
+                (CHAT, {"messages": [question], "metadata": names}),
+                (CHAT, {"messages": [question], **names}),
+                (COMPLETIONS, {"prompt": [-5] * 400_000}),
+                (COMPLETIONS, {"prompt": [[]] * 400_000}),
+                (COMPLETIONS, {"prompt": [[-5] * 200] * 2000}),
+            ]
+        )
+        return self._post("too many", body, path, statuses=REFUSED)
 
     def _broken_body(self) -> OddRequest:
         return self._post("a broken body", self._random.choice(BODIES), statuses=REFUSED)
