@@ -28,7 +28,7 @@ NAMES = frozenset(EVENT | TURN | TITLE)
 class PageDoor:
     """A layer around the page, below the API: 404 for any other route, 400 for a body that is more than text.
 
-    Raises HTTPException, which the API answers in its own form: who asks for such a route has mistaken an address of it.
+    Raises HTTPException, which the API answers in its own form: who asks for such a route has mistaken one of its.
     """
 
     def __init__(self, app: Application) -> None:

@@ -24,7 +24,7 @@ import uvicorn
 from access_log import AccessLog, write_to_stdout
 from api import About, create_api
 from auth import Gate
-from connection import connection_class
+from connection import IDLE_SECONDS, connection_class
 from engine import Engine, EngineLimits, Load, Report
 from late_page import LatePage
 from limits import BodyLimit, KeyLimitLayer, KeyLimits
@@ -128,6 +128,7 @@ async def _serve(settings: Settings, load: Load, telling_seconds: float = TELLIN
         uvicorn.Config(
             application,
             http=connection_class(limits.body_seconds),
+            timeout_keep_alive=IDLE_SECONDS,
             log_config=None,
             access_log=False,
             lifespan="off",
