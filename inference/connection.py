@@ -26,7 +26,7 @@ IDLE_SECONDS = 300
 whoever closes it first loses no request, and a server that does may close what a request is already on its way to."""
 
 MOST_WAITING = 500
-"""How many connections may wait for a request's head at once: each costs 8 KB (24 with a part of one) and a descriptor."""
+"""How many connections may wait for a request's head at once: each costs 8 KB, 24 with a part of one, and a file."""
 
 
 def connection_class(
