@@ -11,20 +11,31 @@ from __future__ import annotations
 import hashlib
 import hmac
 import html
+import re
 import secrets
 import time
 from collections.abc import Mapping
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from asgi import Application, Receive, Scope, Send, answer, answer_error, answer_json
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """Answered without a key: a probe cannot send one. What /ready tells without it is only whether the app is ready."""
 
+MANIFEST = "/manifest.json"
+"""What a browser fetches for every page of Gradio, and without its cookie
+(https://developer.mozilla.org/docs/Web/HTML/Reference/Attributes/rel/manifest). Gradio's own tells which model is
+served, so that everybody gets one that does not."""
+MANIFEST_TOLD = {"name": "Chat"}
+"""Chromium takes an empty object for a mistake."""
+
 API_PREFIX = "/v1/"
 COOKIE = "inference_session"
 SESSION_SECONDS = 12 * 3600
 LARGEST_FORM_BYTES = 8192
+PATH_HERE = re.compile(r"/(?!/)[!-\[\]-~]{0,2000}")
+"""A path of this server, with its query. A browser reads a second slash, or a backslash, as the beginning of another
+server's name, and leaves out tabs and line breaks."""
 AUTHENTICATED = "inference.authenticated"
 """Key in the ASGI scope: whether the caller has shown a key."""
 KEY_NAME = "inference.key"
@@ -101,10 +112,12 @@ class Gate:
         elif path == "/logout":
             gone = _cookie("", 0, secure=_is_https(scope, headers))
             await answer(send, 303, b"", [(b"location", b"login"), (b"set-cookie", gone)])
+        elif path == MANIFEST and scope["method"] in ("GET", "HEAD"):
+            await answer_json(send, 200, MANIFEST_TOLD)
         elif known is not None or (path in OPEN_PATHS and scope["method"] in ("GET", "HEAD")):
             await self._application(scope, receive, send)
-        elif scope["method"] in ("GET", "HEAD") and "text/html" in headers.get(b"accept", ""):
-            await answer(send, 303, b"", [(b"location", b"/login")])
+        elif _is_page(scope, headers):
+            await answer(send, 303, b"", [(b"location", _sign_in_location(scope))])
         else:
             await self._refuse(send, headers.get(b"authorization", ""))
 
@@ -131,48 +144,74 @@ class Gate:
     async def _login(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, str]) -> None:
         """GET: the form. POST: a key as `password` (any user name) -> a session cookie.
 
-        A browser is then sent to the page; any other client, such as gradio_client, gets 200.
+        A browser is then sent to `next`, or to the page; any other client, such as gradio_client, gets 200.
         """
         browser = "text/html" in headers.get(b"accept", "")
         if scope["method"] in ("GET", "HEAD"):
-            await answer(send, 200, _sign_in_page(""), [(b"content-type", b"text/html; charset=utf-8")])
+            wanted = _wanted(_fields(scope["query_string"]))
+            await answer(send, 200, _sign_in_page(wanted), [(b"content-type", b"text/html; charset=utf-8")])
             return
         if scope["method"] != "POST":
             await answer(send, 405, b"", [(b"allow", b"GET, HEAD, POST")])
             return
         form = await _form(receive)
-        shown = form.get("password", [""])[0] if form is not None else ""
+        shown = form.get("password", [""])[0]
         name = scope[KEY_NAME] = self._keys.name_of(shown)
         if name is not None:
             session = self._keys.new_session(name, time.time())
             cookie = _cookie(session, SESSION_SECONDS, secure=_is_https(scope, headers))
             if browser:
-                await answer(send, 303, b"", [(b"location", b"./"), (b"set-cookie", cookie)])
+                wanted = _wanted(form) or "./"
+                await answer(send, 303, b"", [(b"location", wanted.encode()), (b"set-cookie", cookie)])
             else:
                 await answer_json(send, 200, {"success": True}, [(b"set-cookie", cookie)])
         elif browser:
-            page = _sign_in_page("That is not the key of this server.")
+            page = _sign_in_page(_wanted(form), "That is not the key of this server.")
             await answer(send, 401, page, [(b"content-type", b"text/html; charset=utf-8")])
         else:
             await self._refuse(send, shown)
 
 
-async def _form(receive: Receive) -> dict[str, list[str]] | None:
-    """The fields of a url-encoded form; None when the body is too large, cut off or no form."""
+async def _form(receive: Receive) -> dict[str, list[str]]:
+    """The fields of a url-encoded form; none when the body is too large, cut off or no form."""
     body = b""
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            return None
+            return {}
         body += message.get("body", b"")
         if len(body) > LARGEST_FORM_BYTES:
-            return None
+            return {}
         if not message.get("more_body"):
-            break
+            return _fields(body)
+
+
+def _fields(encoded: bytes) -> dict[str, list[str]]:
     try:
-        return parse_qs(body.decode("latin-1"), keep_blank_values=True, max_num_fields=10)
+        return parse_qs(encoded.decode("latin-1"), keep_blank_values=True, max_num_fields=10)
     except ValueError:
-        return None
+        return {}
+
+
+def _is_page(scope: Scope, headers: dict[bytes, str]) -> bool:
+    """Whether a browser wants to show what it asks for, and may once a person has signed in."""
+    wants = scope["method"] in ("GET", "HEAD") and "text/html" in headers.get(b"accept", "")
+    return wants and not scope["path"].startswith(API_PREFIX)
+
+
+def _sign_in_location(scope: Scope) -> bytes:
+    """Where a browser signs in that asked for something else, which the form then knows as `next`."""
+    query = scope["query_string"].decode("latin-1")
+    wanted = quote(scope["path"]) + (f"?{query}" if query else "")
+    if wanted == "/" or not PATH_HERE.fullmatch(wanted):
+        return b"/login"
+    return b"/login?next=" + quote(wanted, safe="/").encode()
+
+
+def _wanted(fields: Mapping[str, list[str]]) -> str:
+    """The path of this server that a browser wanted to see before it signed in; empty when it is none."""
+    wanted = fields.get("next", [""])[0]
+    return wanted if PATH_HERE.fullmatch(wanted) else ""
 
 
 def _is_https(scope: Scope, headers: dict[bytes, str]) -> bool:
@@ -218,6 +257,7 @@ _PAGE = """<!doctype html>
   <h1>Sign in</h1>
   <p>This page talks to your model. It opens with the API key of this endpoint.</p>
   <input type="text" name="username" value="user" autocomplete="username" hidden>
+  <input type="hidden" name="next" value="NEXT">
   <label for="password">API key</label>
   <input id="password" name="password" type="password" autocomplete="current-password" required autofocus>
   <button type="submit">Open the chat</button>
@@ -228,6 +268,7 @@ _PAGE = """<!doctype html>
 """
 
 
-def _sign_in_page(error: str) -> bytes:
+def _sign_in_page(wanted: str, error: str = "") -> bytes:
+    """The form; `wanted` is the path that it leads to."""
     shown = f'<p class="error" role="alert">{html.escape(error)}</p>' if error else ""
-    return _PAGE.replace("ERROR", shown).encode()
+    return _PAGE.replace("ERROR", shown).replace("NEXT", html.escape(wanted)).encode()

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from generation import ChatRequest
 from limits import KeyLimits
 from page_answers import NOT_ANSWERED, answers, beside_each_other, conversation
+from page_session import HEAD
 from starlette.middleware.cors import CORSMiddleware
 from ui_style import STYLE, theme
 
@@ -59,6 +60,7 @@ def build_page(engine: Engine, key_limits: KeyLimits, *, base: str, release: str
         show_error=False,
         theme=theme(),
         css=STYLE,
+        head=HEAD,
     )
     return page
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import html
+import re
 import time
 from typing import Any
 
@@ -35,7 +37,7 @@ def test_every_route_is_closed(page: Server) -> None:
     api = page.get("/openapi.json", headers=BEARER).json()["paths"]
     config = page.get("/config", headers=BEARER).json()
     prefix = config["api_prefix"]
-    gradio = ["/", "/config", "/theme.css", "/manifest.json", "/robots.txt", "/assets/index.js", "/monitoring"]
+    gradio = ["/", "/config", "/theme.css", "/robots.txt", "/assets/index.js", "/monitoring"]
     gradio += [
         f"{prefix}/{name}" for name in ("info", "queue/join", "queue/data", "upload", "file=/etc/passwd", "run/chat")
     ]
@@ -48,6 +50,14 @@ def test_every_route_is_closed(page: Server) -> None:
             answer = page.request(method, path)
             assert answer.status_code == 401, (method, path)
     assert page.request("POST", "/login").status_code == 401
+
+
+def test_the_manifest_names_no_model(server: Server) -> None:
+    """A browser fetches it without its cookie; Gradio's own names the model and the release."""
+    assert server.get("/manifest.json").json() == {"name": "Chat"}
+    assert server.request("HEAD", "/manifest.json").status_code == 200
+    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+        assert server.request(method, "/manifest.json").status_code == 401, method
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
@@ -114,6 +124,58 @@ def test_a_browser_signs_in_and_out(page: Server) -> None:
         assert browser.get("/config", headers={"accept": "application/json"}).status_code == 200
         assert browser.get("/logout").url.path == "/login"
         assert browser.get("/config", headers={"accept": "application/json"}).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs?a=b&c=%20%22%3Cd", "/config", "/no%20thing%C3%A9?x=%2F%2Fy"])
+def test_signing_in_leads_to_what_was_asked_for(page: Server, path: str) -> None:
+    with httpx.Client(base_url=page.address, headers=BROWSER, follow_redirects=True, timeout=60) as browser:
+        assert browser.get(path).url.path == "/login"
+        form = browser.get(path)
+        for key in ("wrong", KEY):
+            (wanted,) = re.findall(r'name="next" value="(.*?)"', form.text)
+            form = browser.post("/login", data={"password": key, "next": html.unescape(wanted)})
+        assert str(form.url) == page.address + path
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        "//evil.example",
+        "///evil.example",
+        "/\\evil.example",
+        "\\\\evil.example",
+        "/\t/evil.example",
+        "/\n/evil.example",
+        "\t//evil.example",
+        " //evil.example",
+        "https://evil.example",
+        "javascript:alert(1)",
+        "evil.example",
+        "/docs\r\nset-cookie: a=b",
+        "/é",
+        "/" + "a" * 2001,
+        "",
+    ],
+)
+def test_signing_in_leads_nowhere_else(server: Server, elsewhere: str) -> None:
+    form = server.request("GET", "/login", params={"next": elsewhere}, headers=BROWSER)
+    assert 'name="next" value=""' in form.text
+    answer = server.request("POST", "/login", data={"password": KEY, "next": elsewhere}, headers=BROWSER)
+    assert (answer.status_code, answer.headers["location"]) == (303, "./")
+
+
+def test_a_browser_is_not_sent_in_a_circle(server: Server) -> None:
+    """The cookie does not open the API: to sign in would not help."""
+    for cookies in ({}, {COOKIE: sign_in(server).cookies[COOKIE]}):
+        answer = server.get("/v1/models", headers=BROWSER, cookies=cookies)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+    long = server.get("/" + "a" * 3000, headers=BROWSER)
+    assert (long.status_code, long.headers["location"]) == (303, "/login")
+
+
+def test_the_form_shows_what_it_leads_to_as_text(server: Server) -> None:
+    form = server.request("GET", "/login", params={"next": '/"><script>'}, headers=BROWSER)
+    assert 'value="/&quot;&gt;&lt;script&gt;"' in form.text
 
 
 def test_the_cookie_opens_the_page_but_not_the_api(page: Server) -> None:

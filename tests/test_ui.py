@@ -540,10 +540,29 @@ def test_a_person_signs_in_chats_and_compares(page: Server, browser: webdriver.C
     fetched = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     assert fetched
     assert [url for url in fetched if not url.startswith((page.address, "data:", "blob:"))] == [], "it works offline"
-    # A browser fetches the manifest without its cookie, and the refused login is told there too.
     untyped: Any = browser
     told = [entry["message"] for entry in untyped.get_log("browser") if entry["level"] == "SEVERE"]
-    assert [message for message in told if "manifest" not in message.lower() and "/login" not in message] == []
+    assert [message for message in told if "/login" not in message] == [], "nothing but the refused login"
+
+    # The session ends here, and the key is asked for where the person is. Undo has left a question in the box.
+    browser.delete_all_cookies()
+    before = len(texts(browser, "#chat .message.bot"))
+    box(browser).send_keys(questions[1], Keys.ENTER)
+    form = wait(browser, lambda driver: driver.find_element(By.ID, "signed-out"))
+    assert "You are signed out" in form.text
+    wait(browser, lambda driver: driver.switch_to.active_element.get_attribute("id") == "signed-out-key")
+    seen = browser.execute_script("return arguments[0].getBoundingClientRect()", form)
+    assert 0 <= seen["left"] <= seen["right"] <= 390
+    assert 0 <= seen["top"] <= seen["bottom"] <= 844
+    assert min(contrasts(browser, "#signed-out :is(h2, p, label, button)")) >= 4.5
+    browser.switch_to.active_element.send_keys("wrong", Keys.ENTER)
+    wait(browser, lambda driver: "not the key" in form.text)
+    field = browser.find_element(By.ID, "signed-out-key")
+    field.clear()
+    field.send_keys(KEY, Keys.ENTER)
+    wait(browser, answered(before + 1))
+    assert texts(browser, "#chat .message.user")[-1] == "".join(questions), "what was sent is sent again"
+    assert not browser.find_elements(By.ID, "signed-out")
 
     browser.find_element(By.LINK_TEXT, "Sign out").click()
     wait(browser, lambda driver: driver.title == "Sign in")
