@@ -182,6 +182,7 @@ _BOUNDS = {
     "maxLength": "at most {} characters",
     "minItems": "at least {}",
     "maxItems": "at most {}",
+    "maxProperties": "at most {}",
     "pattern": "like {}",
 }
 
@@ -191,8 +192,9 @@ def _kind(schema: Json) -> str:
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"<a href='#{name}'>{name}</a>"
-    if "anyOf" in schema:
-        return " or ".join(_kind(each) for each in schema["anyOf"])
+    forms = schema.get("anyOf") or schema.get("oneOf")
+    if forms:
+        return " or ".join(_kind(each) for each in forms)
     if "enum" in schema or "const" in schema:
         return ", ".join(f"<code>{html.escape(json.dumps(each))}</code>" for each in _values(schema))
     kind = schema.get("type", "anything")

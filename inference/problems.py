@@ -124,7 +124,7 @@ def _told(error: Error, place: str) -> tuple[str, str]:
         got = _GIVEN[type(given)]
         return f"Invalid type for '{place}': expected {expected}, but got {got} instead.", "invalid_type"
     if kind == "literal_error":
-        # Pydantic writes "'a', 'b' or 'c'".
+        # Pydantic writes "'a', 'b' or 'c'", which reads well only where one of them is expected.
         supported = context["expected"].replace(" or ", " and ")
         return f"Invalid value for '{place}': '{_shown(given)}'. Supported values are: {supported}.", "invalid_value"
     if kind == "string_pattern_mismatch":

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 MOST_CHOICES = 128
 MOST_BIASES = 1024
-"""As at OpenAI."""
+"""Tokens that `logit_bias` may name; as at OpenAI."""
 MOST_MEMBERS = 64
 """Of one object of a request: more than any has that is declared here."""
 

@@ -53,6 +53,8 @@ def test_bounds_are_told(document: dict[str, Any]) -> None:
     assert (texts["type"], parts["minItems"]) == ("string", 1)
     stop = schemas["ChatCompletionRequest"]["properties"]["stop"]["anyOf"]
     assert (stop[0]["minLength"], stop[1]["maxItems"]) == (1, 4)
+    assert schemas["ChatCompletionRequest"]["properties"]["messages"]["maxItems"] == 2048
+    assert schemas["ChatCompletionRequest"]["properties"]["logit_bias"]["anyOf"][0]["maxProperties"] == 1024
 
 
 class Page(HTMLParser):
@@ -82,6 +84,8 @@ async def test_the_page_tells_everything_and_fetches_nothing(api: FastAPI, docum
     assert "script" not in page.tags
     for link in page.links:
         assert link in ("data:,", "openapi.json") or link.removeprefix("#") in page.anchors, link
+    assert "string or list of string" in page.text and "or list of list of integer" in page.text, "a prompt's forms"
+    assert "object at most 1024" in page.text, "and how many tokens may have a bias"
     for path, operations in document["paths"].items():
         for method in operations:
             assert f"{method.upper()} {path}" in page.text
