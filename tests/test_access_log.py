@@ -133,5 +133,6 @@ def test_a_caller_who_goes_away_is_told_of(server: Server, stream: bool) -> None
 
 
 def test_the_page_s_requests_are_one_route(server: Server) -> None:
-    answer = server.get("/robots.txt", headers=BEARER)
-    assert line_of(server, answer.headers["x-request-id"])["route"] == "page"
+    for path, route in (("/", "page"), ("/assets/index.js", "page"), ("/robots.txt", "none"), ("/health/", "none")):
+        answer = server.get(path, headers={**BEARER, "accept": "text/html"})
+        assert line_of(server, answer.headers["x-request-id"])["route"] == route
