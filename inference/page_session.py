@@ -1,5 +1,5 @@
 """A session that ends while its page is open, after its hours or with its key: the page asks for a key where it stands,
-and then sends again what was refused. The conversation stays, and so does what has just been written.
+and then sends again what was refused, so that nothing is lost of what a person has written.
 
 It stands around the browser's own fetch, which Gradio's script makes every request with: so Gradio sees no refusal.
 Knows the form that auth.py takes; knows no Gradio.
@@ -38,7 +38,7 @@ HEAD = """
     dialog.setAttribute("aria-labelledby", "signed-out-title");
     dialog.innerHTML = `<form>
       <h2 id="signed-out-title">You are signed out</h2>
-      <p>Sign in again to go on. The conversation stays, and what you have just sent is sent then.</p>
+      <p>Sign in again to go on: what you have just sent is not lost, but sent then.</p>
       <input type="text" name="username" value="user" autocomplete="username" hidden>
       <label for="signed-out-key">API key</label>
       <input id="signed-out-key" name="password" type="password" autocomplete="current-password" required autofocus>
