@@ -264,7 +264,8 @@ class OddRequests:
                 (COMPLETIONS, {"prompt": [[-5] * 200] * 2000}),
             ]
         )
-        return self._post("too many", body, path, statuses=REFUSED)
+        # Written by the quick writer: meanwhile no other request of the run is sent on.
+        return self._post("too many", json.dumps(body).encode(), path, statuses=REFUSED)
 
     def _broken_body(self) -> OddRequest:
         return self._post("a broken body", self._random.choice(BODIES), statuses=REFUSED)
