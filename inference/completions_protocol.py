@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from protocol import GenerationBody, Text, Usage
 from pydantic import BaseModel, Discriminator, Field, Tag
@@ -43,8 +43,9 @@ class CompletionBody(GenerationBody):
 
     def prompts(self) -> Sequence[str | list[int]]:
         """All of them; a text or a list of token ids is one."""
-        several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
-        return self.prompt if several else [self.prompt]
+        given: Any = self.prompt
+        several: Sequence[str | list[int]] = given if type(given) is list and type(given[0]) is not int else [given]
+        return several
 
 
 class CompletionLogprobs(BaseModel):

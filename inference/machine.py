@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cores import CPU_QUOTA, text
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""cgroup v2, https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files"""
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 """cgroup v2, https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files"""
 
@@ -157,3 +158,11 @@ def give_memory_back() -> None:
     torch.cuda.empty_cache()
     with contextlib.suppress(AttributeError):  # glibc's own
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def text(file: Path) -> str:
+    """What a file of the kernel says; "" when it is not there."""
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except OSError:  # a kernel without it, or one that lets nobody look
+        return ""

@@ -14,7 +14,7 @@ from typing import Any
 from asgi import Application, Message, Receive, Scope, Send
 from starlette.exceptions import HTTPException
 
-READ = ("/", "/config", "/theme.css", "/manifest.json", "/favicon.ico", "/gradio_api/info", "/gradio_api/queue/data")
+READ = ("/", "/config", "/theme.css", "/favicon.ico", "/gradio_api/info", "/gradio_api/queue/data")
 READ_BELOW = ("/assets/", "/static/", "/gradio_api/heartbeat/")
 SENT = ("/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/cancel", "/gradio_api/reset")
 

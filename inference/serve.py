@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import cores
 import uvicorn
 from access_log import AccessLog, write_to_stdout
 from api import About, create_api
@@ -43,6 +42,10 @@ EXIT_BROKEN = 3
 TELLING_SECONDS = 180.0
 """How long /ready tells why a model did not load before a new process tries again: a deploy asks within seconds, and a
 replica that ends at once is restarted at ever longer intervals, in which nobody can be asked."""
+SPINS = 20_000
+"""How often torch's threads look for work before they sleep; libgomp's own number is 300,000, milliseconds. Read when
+torch loads. One row of 81.8 million weights in bfloat16 on two cores, ms a token: asleep at once 31, this 17, libgomp's
+own 17; beside two busy processes 26, 51 and 780; with a quota of 1.5 processors 36, 30 and 29."""
 KEPT_KERNELS = 128
 HEAPS = 2
 M_ARENA_MAX = -8
@@ -67,10 +70,8 @@ def main() -> int:
     # Gradio would make a table of its last ten thousand events after each of them, for a dashboard that is not served.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
     _bound_kept_memory(os.environ)
-    # torch's threads spin while they wait for work, which makes a lone answer 1.7 times as quick on two free cores.
-    # Where cores are shared or counted they sleep: spinning there, a token took 47 ms, not 4. Read when torch loads.
-    if cores.are_shared(cores.text(cores.CPU_QUOTA), cores.text(cores.CPU_PRESSURE), cores.share):
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
     return asyncio.run(_serve(settings, _loader(settings)))
 
 

@@ -43,7 +43,7 @@ SHARING = {
 
 def pytest_configure() -> None:
     """What a shell starts in the background ignores SIGINT, and so would every process that a test interrupts. And what
-    the tests start shares its cores with other tests, whether it begins in a busy moment or not."""
+    the tests start shares its cores with other tests: no thread of torch's looks for work before it sleeps."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # What is imported stays: looking for garbage in it, again and again, is a fifth of the time until the first test.
     gc.disable()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -126,57 +125,10 @@ def test_quantization_that_a_device_does_not_do() -> None:
         quantization.check("int4", torch.device("cuda"))
 
 
-IDLE = "some avg10=0.31 avg60=24.70 avg300=16.93 total=15389141496\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0"
-BUSY = IDLE.replace("0.31", "48.20", 1)
-BUSY_LOOP = "import time\nprint('begins', flush=True)\nend = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
-
-
-@pytest.mark.parametrize(
-    ("quota", "pressure", "measured", "shared"),
-    [
-        ("", IDLE, None, False),
-        ("max 100000", IDLE, None, False),
-        ("", BUSY, 0.5, True),
-        ("", BUSY, 0.99, False),
-        ("200000 100000", IDLE, None, True),
-        ("", "", None, True),
-        ("max 100000", "some avg10=", None, True),
-        ("", "full avg10=0.00 avg60=0.00 avg300=0.00 total=0", None, True),
-    ],
-)
-def test_whether_the_processors_are_shared(quota: str, pressure: str, measured: float | None, shared: bool) -> None:
-    """`measured` is what each thread got of its time; None: it must not be asked, since it takes a while."""
-    import cores
-
-    def share() -> float:
-        assert measured is not None
-        return measured
-
-    assert cores.are_shared(quota, pressure, share) is shared
-
-
-def test_threads_get_less_of_their_time_beside_other_work() -> None:
-    """Twice as many busy processes as processors, and each thread here has a third: less than the limit by far."""
-    import cores
-
-    assert 0 < cores.share() <= 1.001
-    count = 2 * len(os.sched_getaffinity(0))
-    busy = [subprocess.Popen([sys.executable, "-c", BUSY_LOOP], stdout=subprocess.PIPE) for _ in range(count)]
-    try:
-        for process in busy:
-            assert process.stdout is not None and process.stdout.readline() == b"begins\n"
-        assert cores.share() < cores.LEAST_SHARE
-    finally:
-        for process in busy:
-            process.kill()
-            process.communicate()
-
-
 def test_the_kernel_says_something_or_nothing(tmp_path: Path) -> None:
-    import cores
+    import machine
 
-    assert cores.text(tmp_path / "missing") == ""
-    assert cores.text(tmp_path) == ""
+    assert machine.text(tmp_path / "missing") == ""
+    assert machine.text(tmp_path) == ""
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert cores.text(tmp_path / "cpu.max") == "max 100000"
-    cores.are_shared(cores.text(cores.CPU_QUOTA), cores.text(cores.CPU_PRESSURE), cores.share)
+    assert machine.text(tmp_path / "cpu.max") == "max 100000"
