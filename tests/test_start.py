@@ -153,7 +153,7 @@ def test_what_is_installed_is_compiled_once_and_a_release_never(replica: Replica
     """Without its compiled file every start compiles an installed module anew: of torch and Gradio seven seconds."""
     shutil.copy(replica.lock, replica.installed_lock)
     (replica.own_packages / "installed_module.py").touch()
-    (replica.release / "inference" / "serve.py").write_text("import settings\nimport installed_module\n", encoding="utf-8")
+    (replica.release / "inference" / "serve.py").write_text("import pace\nimport installed_module\n", encoding="utf-8")
     assert replica.start().returncode == 0
     assert list((replica.own_packages / "__pycache__").glob("installed_module.*.pyc"))
     assert not list(replica.release.rglob("__pycache__"))
