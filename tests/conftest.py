@@ -32,10 +32,10 @@ LONGEST_FIRST = (
 """Modules that take the most time: begun first, so that all workers end together."""
 
 SHARING = {
-    "a server process": ("access_log", "api", "auth", "fuzz", "limits", "metrics", "serve", "ui"),
+    "a server process": ("access_log", "api", "auth", "fuzz", "limits", "metrics", "routes", "serve", "ui"),
     "torch": (
         *("batch", "broken", "constrain", "engine", "late_page", "lora", "machine", "memory", "model", "openapi"),
-        *("packed", "prefix", "sampling", "text", "tool_calls", "tools", "weights"),
+        *("packed", "prefix", "pretended_device", "sampling", "text", "tool_calls", "tools", "weights"),
     ),
 }
 """Tests of modules that one worker runs, since it need not load or start that more than once: seconds each time."""

@@ -92,3 +92,12 @@ async def test_the_page_tells_everything_and_fetches_nothing(api: FastAPI, docum
     for schema in document["components"]["schemas"].values():
         for name in schema.get("properties", {}):
             assert name in page.text
+
+
+def test_the_openapi_document_names_the_routes(document: dict[str, Any]) -> None:
+    routes = {"/v1/models", "/v1/models/{model}", "/v1/chat/completions", "/v1/completions"}
+    assert routes | {"/health", "/ready", "/metrics"} == set(document["paths"])
+    for route in ("/v1/chat/completions", "/v1/completions"):
+        responses = document["paths"][route]["post"]["responses"]
+        assert "422" not in responses
+        assert {"400", "401", "429"} <= set(responses)

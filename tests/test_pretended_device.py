@@ -15,7 +15,7 @@ from sampling import Choice
 
 from tests.fixtures_inference import LIMITS, TinyModel, tiny_model
 from tests.pretended_device import PretendedTensor, pretended_device
-from tests.test_batch import DYNAMIC, causal, prompt
+from tests.test_batch import DYNAMIC, causal, prompt, run
 
 if TYPE_CHECKING:
     from constrain import Vocabulary
@@ -73,22 +73,6 @@ def loaded_on(tiny: TinyModel, device: str, adapters: int, merge: str = "auto") 
     )
 
 
-def answers(batch: Batch, rows: list[Row], new_tokens: int) -> list[list[int]]:
-    """What each row says, all begun together; then the batch is empty."""
-    ends = {id(row): len(row.tokens) + new_tokens for row in rows}
-    for row in rows:
-        batch.add(row)
-    running = list(rows)
-    while running:
-        for row, token in batch.step():
-            assert token is not None
-            row.tokens.append(token)
-            if len(row.tokens) == ends[id(row)]:
-                batch.remove(row)
-                running.remove(row)
-    return [row.tokens[-new_tokens:] for row in rows]
-
-
 @pytest.fixture(scope="module")
 def vocabulary(tiny_model: TinyModel) -> Vocabulary:
     from constrain import Vocabulary
@@ -107,7 +91,7 @@ def test_what_is_chosen_is_what_a_cpu_chooses(
         made = [Row(tokens(row), ways[row % len(ways)](row), names[row % len(names)]) for row in range(ROWS)]
         # The second time finds the beginnings of the first in the cache, and copies some of them.
         again = [Row([*tokens(row), 8], Choice(0.0), names[row % len(names)]) for row in (3, 3, 4)]
-        return answers(loaded.batch, made, 6) + answers(loaded.batch, again, 3)
+        return run(loaded.batch, made, 6) + run(loaded.batch, again, 3)
 
     expected = said(loaded_on(tiny_model, "cpu", adapters, merge))
     with pretended_device():
@@ -149,7 +133,7 @@ def test_other_models_on_a_device(kind: str, changes: dict[str, Any], batch_kind
         batch = make_batch(model, slots=4, context_tokens=64, memory_bytes=10**8)
         assert batch.kind == batch_kind
         rows = [Row(prompt(length, length), Choice(0.0)) for length in (3, 40, 17, 25)]
-        return answers(batch, rows, 8)
+        return run(batch, rows, 8)
 
     on_cpu = causal(kind, **changes)
     expected = said(on_cpu, "cpu")
