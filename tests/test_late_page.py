@@ -78,7 +78,7 @@ def test_nothing_is_built_for_a_mistaken_address(engine: Engine) -> None:
         async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
             for method, path in (("POST", "//v1/chat/completions"), ("GET", "/V1/models"), ("GET", "/health/")):
                 assert (await client.request(method, path, headers=BROWSER)).status_code == 404, path
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a turn of the loop, in which a page that was asked for would begin
             assert building.times == 0
             assert (await client.get("/")).json() == "the page"
         page.end()
