@@ -101,7 +101,7 @@ class LoraLinear(nn.Module):
     @torch.no_grad()
     def merge(self) -> None:
         """Add the only adapter to the weights, computed in float32."""
-        weight: torch.Tensor = self.base.weight  # type: ignore[assignment]
+        weight: torch.Tensor = self.base.weight  # type: ignore[assignment]  # of a module: a tensor or a module
         weight.copy_(weight.float() + self.up.float().T @ self.down.float())
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -177,7 +177,7 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
 def widen(module: nn.Module) -> None:
     """Put a wide layer in the place of each with a lone adapter that is computed beside the weights."""
     for path in [path for path, layer in module.named_modules() if isinstance(layer, LoraLinear)]:
-        layer: LoraLinear = module.get_submodule(path)  # type: ignore[assignment]
+        layer: LoraLinear = module.get_submodule(path)  # type: ignore[assignment]  # only paths of such layers
         base = layer.base
         if len(layer.ranks) == 1 and not layer.choice.merged and type(base) is nn.Linear:
             replace_modules(module, {path: WideLoraLinear(layer, base)})

@@ -45,7 +45,7 @@ class PretendedTensor(torch.Tensor):
         made.held, made.device_of_it = held, device
         return made
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch's own subclasses do
 
     @classmethod
     def __torch_dispatch__(cls, function: Any, _: Any, arguments: Any = (), named: Any = None) -> Any:
@@ -63,7 +63,7 @@ class PretendedDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it
     """Runs what the tensors of one such device take part in; active while `pretended_device` is."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
         self.waits: list[str] = []
         """Why the program waited for the device, each time."""
 

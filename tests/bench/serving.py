@@ -13,11 +13,12 @@ import json
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,8 +147,9 @@ def measure(server: Running, in_flight: tuple[int, ...], *, quick: bool) -> dict
     """Every figure of one server; names end with their units."""
     new_tokens = 24 if quick else 64
     found: dict[str, Any] = {"in_flight": {}}
+    serving_load.throughput(server.client, 1, serving_load.prompts(2, new_tokens, 0, mixed=False))
     for number, count in enumerate(in_flight):
-        total = max(count, 4) if quick else max(4, count, min(2 * count, MOST_REQUESTS))
+        total = max(count, 4) if quick else max(8, count, min(2 * count, MOST_REQUESTS))
         requests = serving_load.prompts(total, new_tokens, 1000 * (number + 1), mixed=False)
         found["in_flight"][str(count)] = serving_load.throughput(server.client, count, requests)
     requests = serving_load.prompts(32, new_tokens, 10_000, mixed=True)
@@ -155,6 +157,18 @@ def measure(server: Running, in_flight: tuple[int, ...], *, quick: bool) -> dict
     found["most_memory_bytes"] = server.most_memory_bytes()
     found["shared_prefix"] = serving_load.shared_prefix(server.client, 3 if quick else 8, 20_000)
     found["long_prompt"] = serving_load.long_prompt(server.client, 60 if quick else 200, 30_000)
+    return found
+
+
+def _medians(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Each figure's median over the rounds; None where a round could not tell it."""
+    found: dict[str, Any] = {}
+    for name, first in rounds[0].items():
+        values = [figures[name] for figures in rounds]
+        if isinstance(first, Mapping):
+            found[name] = _medians(values)
+        else:
+            found[name] = None if None in values else statistics.median(values)
     return found
 
 
@@ -167,23 +181,28 @@ def main() -> int:
     parser.add_argument("--servers", help=f"of {','.join(SERVERS)}")
     parser.add_argument("--dtypes", default="float32,bfloat16", help="of %(default)s")
     parser.add_argument("--in-flight", default="1,8,32,128", help="requests at once (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=1, help="servers by turns, so many times; medians (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each server (%(default)s)")
     parser.add_argument("--png", type=Path, help="where to draw the picture, such as docs/serving.png")
     arguments = parser.parse_args()
     # Ended from outside, it still ends the server that it has started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     in_flight = tuple(map(int, arguments.in_flight.split(",")))
-    servers = arguments.servers.split(",") if arguments.servers else WITH_ADAPTER if arguments.adapter else SERVERS
-    found: dict[str, Any] = {"cores": os.cpu_count(), "threads": arguments.threads, "load_average": [], "dtypes": {}}
+    usual = WITH_ADAPTER if arguments.adapter else SERVERS
+    servers = arguments.servers.split(",") if arguments.servers else list(usual)
+    found: dict[str, Any] = {"cores": os.cpu_count(), "threads": arguments.threads, "load_average": []}
+    found |= {"dtypes": {}, "rounds": {}}
     for dtype in arguments.dtypes.split(","):
         folder = serving_model.folder(dtype)
         adapter = serving_model.adapter_folder(dtype) if arguments.adapter else None
-        of_dtype = found["dtypes"][dtype] = {}
-        for name in servers:
+        rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
+        for name in servers * arguments.rounds:
             found["load_average"].append(round(os.getloadavg()[0], 1))
             with running(name, folder, adapter, dtype, arguments.threads) as server:
-                of_dtype[name] = measure(server, in_flight, quick=arguments.quick)
-            _say(dtype, name, of_dtype[name])
+                rounds[name].append(measure(server, in_flight, quick=arguments.quick))
+            _say(dtype, name, rounds[name][-1])
+        found["dtypes"][dtype] = {name: _medians(figures) for name, figures in rounds.items()}
+        found["rounds"][dtype] = rounds
     print(json.dumps(found, indent=2) if arguments.json else table(found))
     if arguments.png:
         draw(found, arguments.png)

@@ -52,7 +52,7 @@ def adapter_folder(kind: str) -> Path:
     """The folder of an adapter for that model, with weights of this dtype; made when it is not there."""
     made = _kept(f"serving-bench-{WORDS}-words-{kind}-adapter")
     if not (made / "adapter_model.safetensors").is_file():
-        _make_adapter(made, kind)
+        make_adapter(made, kind, RANK, TARGETS, seed=12)
     return made
 
 
@@ -101,16 +101,18 @@ def _make(made: Path, kind: str) -> None:
     model.to(getattr(torch, kind)).save_pretrained(made)
 
 
-def _make_adapter(made: Path, kind: str) -> None:
+def make_adapter(made: Path, kind: str, rank: int, targets: list[str], seed: int) -> Path:
+    """Write an adapter of random weights of this dtype into the folder."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     base: Any = AutoModelForCausalLM.from_pretrained(folder(kind), dtype=getattr(torch, kind))
-    settings = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=TARGETS)
+    settings = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets)
     model: Any = get_peft_model(base, settings, autocast_adapter_dtype=False)
-    torch.manual_seed(12)
+    torch.manual_seed(seed)
     for name, weights in model.named_parameters():
         if "lora_B" in name:  # zeros until it is trained
             torch.nn.init.normal_(weights, std=0.002)
     model.save_pretrained(made)
+    return made
