@@ -310,10 +310,10 @@ class Engine:
             self._load_ended.set()
         with self._lock:
             self._loaded, self._admission = loaded, admission
-            self._ledger["ready_seconds"] = round(time.monotonic() - self._began, 3)
+            ready_seconds = self._ledger["ready_seconds"] = round(time.monotonic() - self._began, 3)
             if self._status == "loading":
                 self._status, self._phase = "ready", "ready"
-        log.info("ready: %s", loaded.description)
+        log.info("ready after %.2f s: %s", ready_seconds, loaded.description)
         try:
             self._serve(loaded, admission.vocabulary)
         except ModelBroken as error:

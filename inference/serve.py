@@ -61,7 +61,8 @@ def main() -> int:
     except SettingsError as error:
         for problem in error.problems:
             log.error("%s", problem)
-        log.error("not started: %d problems with the settings", len(error.problems))
+        count = len(error.problems)
+        log.error("not started: %d problem%s with the settings", count, "" if count == 1 else "s")
         return EXIT_BAD_SETTINGS
     for variable in settings.unknown_variables:
         log.warning("nothing reads the variable %s", variable)

@@ -14,7 +14,7 @@ on, the key and the limits; it does not know whether a model folder is any good:
 | MODEL_BASE, MODEL_ADAPTERS | none | instead of a release: a folder; name=folder,name=folder |
 | HOST, PORT | 0.0.0.0, 8000 | where to listen |
 | INFERENCE_MAX_PROMPT_TOKENS | 3072 | the longest prompt |
-| INFERENCE_DEFAULT_NEW_TOKENS | 512 | an answer's length when the request does not say |
+| INFERENCE_DEFAULT_NEW_TOKENS | 512, or the most where that is less | an answer's length when the request does not say |
 | INFERENCE_MAX_NEW_TOKENS | 1024 | the most that a request may ask for |
 | INFERENCE_MAX_CONCURRENT | 16 | requests computed at once; fewer when memory is short |
 | INFERENCE_MAX_QUEUE | 64 | requests that may wait; more get 429 |
@@ -167,10 +167,12 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     port = reader.integer("PORT", 8000, minimum=1, maximum=65535)
     api_keys = reader.api_keys()
     model = reader.model()
+    max_new_tokens = reader.integer("INFERENCE_MAX_NEW_TOKENS", limits.max_new_tokens, minimum=1)
+    default_new_tokens = min(limits.default_new_tokens, max_new_tokens)
     limits = Limits(
         max_prompt_tokens=reader.integer("INFERENCE_MAX_PROMPT_TOKENS", limits.max_prompt_tokens, minimum=1),
-        default_new_tokens=reader.integer("INFERENCE_DEFAULT_NEW_TOKENS", limits.default_new_tokens, minimum=1),
-        max_new_tokens=reader.integer("INFERENCE_MAX_NEW_TOKENS", limits.max_new_tokens, minimum=1),
+        default_new_tokens=reader.integer("INFERENCE_DEFAULT_NEW_TOKENS", default_new_tokens, minimum=1),
+        max_new_tokens=max_new_tokens,
         max_concurrent=reader.integer("INFERENCE_MAX_CONCURRENT", limits.max_concurrent, minimum=1, maximum=1024),
         max_queue=reader.integer("INFERENCE_MAX_QUEUE", limits.max_queue, minimum=0),
         max_body_bytes=reader.integer("INFERENCE_MAX_BODY_BYTES", limits.max_body_bytes, minimum=1024),

@@ -76,7 +76,7 @@ def test_the_ledger_of_the_start(server: Server) -> None:
         "listening on 127.0.0.1:",
         "imports done (import ",
         "weights read (0.5 MB, ",
-        "ready: LlamaForCausalLM",
+        f"ready after {ledger['ready_seconds']:.2f} s: LlamaForCausalLM",
     ):
         assert line in log
     assert "release 0123abcd" in log

@@ -39,6 +39,10 @@ def test_defaults_of_a_server_run_by_hand() -> None:
     assert settings.default_model == "base"
 
 
+def test_an_answer_s_usual_length_is_never_above_the_most() -> None:
+    assert read_settings(BY_HAND | {"INFERENCE_MAX_NEW_TOKENS": "64"}).limits.default_new_tokens == 64
+
+
 def test_everything_can_be_set() -> None:
     settings = read_settings(
         BY_HAND
