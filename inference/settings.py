@@ -14,7 +14,7 @@ on, the key and the limits; it does not know whether a model folder is any good:
 | MODEL_BASE, MODEL_ADAPTERS | none | instead of a release: a folder; name=folder,name=folder |
 | HOST, PORT | 0.0.0.0, 8000 | where to listen |
 | INFERENCE_MAX_PROMPT_TOKENS | 3072 | the longest prompt |
-| INFERENCE_DEFAULT_NEW_TOKENS | 512, or the most where that is less | an answer's length when the request does not say |
+| INFERENCE_DEFAULT_NEW_TOKENS | 512, or the most if less | an answer's length when the request does not say |
 | INFERENCE_MAX_NEW_TOKENS | 1024 | the most that a request may ask for |
 | INFERENCE_MAX_CONCURRENT | 16 | requests computed at once; fewer when memory is short |
 | INFERENCE_MAX_QUEUE | 64 | requests that may wait; more get 429 |
