@@ -55,7 +55,7 @@ def make_batch(model: Causal, *, slots: int, context_tokens: int, memory_bytes: 
     """The quickest batch that gives what the model's own forward gives.
 
     `memory_bytes` bounds the cache: fewer slots, when it does not hold them all. Raises ValueError when it does not
-    hold one.
+    hold one, or when the model is not causal.
     """
     probe = DynamicCache(config=model.config)
     with torch.inference_mode(), model.using(BASE):
@@ -78,14 +78,22 @@ def make_batch(model: Causal, *, slots: int, context_tokens: int, memory_bytes: 
             return batch
     held = next((name for name in CACHE_NAMES if getattr(output, name, None) is not None), None)
     if held is None:
-        raise ValueError(
-            f"{type(model.module).__name__} keeps no cache between tokens, so it cannot answer step by step"
-        )
+        _check_causal(model)
+        reason = f"{type(model.module).__name__} keeps no cache, so that each token computes its whole text again"
     log.warning("requests are computed one after another in each step, which is slower: %s", reason)
-    if all(getattr(layer, "keys", None) is not None for layer in probe.layers) and probe.layers:
+    if held and all(getattr(layer, "keys", None) is not None for layer in probe.layers) and probe.layers:
         # At its full length each row keeps as much as a slot would.
         slots = _fitting(slots, memory_bytes, context_tokens * _bytes_held(probe))
     return SeparateBatch(model, slots=slots, context_tokens=context_tokens, cache_name=held)
+
+
+def _check_causal(model: Causal) -> None:
+    """Raises ValueError for a model that reads what follows a token, so that its forward alone continues no text."""
+    tokens = torch.arange(1, 9, device=model.device)[None] % int(model.config.vocab_size)
+    with torch.inference_mode(), model.using(BASE):
+        whole, begun = (model.module(input_ids=part, use_cache=False).logits for part in (tokens, tokens[:, :4]))
+    if not torch.allclose(whole[:, 3], begun[:, 3], rtol=0.1, atol=0.1 * float(begun.abs().max())):
+        raise ValueError(f"{type(model.module).__name__} is no causal model: it reads what follows a token")
 
 
 def _fitting(slots: int, memory_bytes: int, bytes_per_slot: int) -> int:
@@ -165,11 +173,12 @@ def _differs(model: Causal, batch: SlotBatch) -> str | None:
 
 
 class SeparateBatch:
-    """Every row with the cache that the model makes for itself, one forward a row and step."""
+    """Every row with the cache that the model makes for itself, one forward a row and step. Of a model that makes none
+    (the name is None), that forward computes the whole row."""
 
     kind = "separate"
 
-    def __init__(self, model: Causal, *, slots: int, context_tokens: int, cache_name: str = CACHE_NAMES[0]) -> None:
+    def __init__(self, model: Causal, *, slots: int, context_tokens: int, cache_name: str | None) -> None:
         self._cache_name = cache_name
         self.model, self.slots, self.context_tokens = model, slots, context_tokens
         self._rows: list[Row] = []
@@ -193,12 +202,12 @@ class SeparateBatch:
         return [(row, self._next(row)) for row in self._rows]
 
     def _next(self, row: Row) -> int | None:
+        tokens = torch.tensor([row.tokens[row.computed :]], device=self.model.device)
         with torch.inference_mode(), self.model.using(row.adapter):
-            output = self.model.module(
-                input_ids=torch.tensor([row.tokens[row.computed :]], device=self.model.device),
-                use_cache=True,
-                **{self._cache_name: row.cache},
-            )
-            row.cache = getattr(output, self._cache_name)
-            row.computed = len(row.tokens)
+            if self._cache_name is None:
+                output = self.model.module(input_ids=tokens, use_cache=False)
+            else:
+                output = self.model.module(input_ids=tokens, use_cache=True, **{self._cache_name: row.cache})
+                row.cache = getattr(output, self._cache_name)
+                row.computed = len(row.tokens)
             return choose(output.logits[:, -1], [row.choice])[0]

@@ -129,6 +129,9 @@ def test_eager_attention() -> None:
 
 RECURRENT = {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 2, "vocab_size": 61, "eos_token_id": None}
 
+GRIFFIN = {"num_hidden_layers": 3, "head_dim": 8, "lru_width": 32, "attention_window_size": 8}
+"""Two recurrent layers, whose state the library keeps in the layers themselves, and one of local attention."""
+
 DYNAMIC = {
     "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
     "max_position_embeddings": 32,
@@ -140,6 +143,7 @@ DYNAMIC = {
     [
         ("Mamba", RECURRENT, "keeps its state in"),
         ("Llama", DYNAMIC, "rotary embedding changes with the length beyond 32 tokens"),
+        ("RecurrentGemma", GRIFFIN, "keeps no cache, so that each token computes its whole text again"),
     ],
 )
 def test_models_that_slots_cannot_hold_run_row_by_row(
@@ -152,6 +156,17 @@ def test_models_that_slots_cannot_hold_run_row_by_row(
     assert reason in caplog.text
     prompts = [prompt(length, seed) for seed, length in enumerate((3, 20, 9, 12))]
     assert run(batch, [row(tokens) for tokens in prompts], 8) == [generated(model, tokens, 8) for tokens in prompts]
+
+
+def test_a_model_that_reads_what_follows_is_refused() -> None:
+    import transformers
+
+    torch.manual_seed(3)
+    config = transformers.XLNetConfig(vocab_size=61, d_model=32, n_layer=2, n_head=4, d_inner=48, initializer_range=0.4)
+    module: Any = transformers.XLNetLMHeadModel(config)
+    model = Causal(module.eval(), config, CPU)
+    with pytest.raises(ValueError, match="XLNetLMHeadModel is no causal model"):
+        make_batch(model, slots=2, context_tokens=60, memory_bytes=10**9)
 
 
 def test_a_lack_of_memory_is_no_reason_for_the_slower_batch() -> None:
@@ -185,7 +200,7 @@ def test_memory_bounds_the_slots(caplog: pytest.LogCaptureFixture) -> None:
 def test_rows_that_do_not_fit_are_refused() -> None:
     for batch in (
         SlotBatch(causal("Llama"), slots=1, context_tokens=10),
-        SeparateBatch(causal("Llama"), slots=1, context_tokens=10),
+        SeparateBatch(causal("Llama"), slots=1, context_tokens=10, cache_name="past_key_values"),
     ):
         batch.add(row([1, 2]))
         with pytest.raises(ValueError, match="all 1 slots are taken"):
