@@ -144,7 +144,7 @@ def test_the_same_lock_starts_at_once(replica: Replica) -> None:
     assert "are the release's: nothing to install" in ran.stderr
     # serve.py ran, from the release, and looked for its release.json there.
     assert f"{replica.release}/release.json cannot be read" in ran.stderr
-    assert "1 problems" in ran.stderr
+    assert "1 problem" in ran.stderr
     assert ran.returncode == 2
     assert not list(replica.release.rglob("__pycache__")), "a release is never changed"
 
