@@ -280,7 +280,8 @@ def _new_keys() -> dict[str, Any]:
     return {
         "private_key": pem.decode(),
         "key_id": secrets.token_hex(8),
-        "secrets": {client_id: secrets.token_urlsafe(30) for client_id in _PRINCIPALS},
+        # Of letters and digits: one that began with a hyphen would be an option to `az login --password`.
+        "secrets": {client_id: secrets.token_hex(20) for client_id in _PRINCIPALS},
     }
 
 
