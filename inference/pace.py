@@ -11,7 +11,7 @@ FEWEST_TOKENS = 16
 
 LONGER = 0.65
 """How much longer a step may become for a row that waits. Steps scatter, and the slowest twentieth of them, too, is to
-be at most twice as long: of twelve long prompts it was 2.04 times for one; with 0.8 it was 2.2 and 2.4 times for two."""
+be at most twice as long: of twelve long prompts it was 2.04 times for one; with 0.8, 2.2 and 2.4 times for two."""
 
 NEWEST_WEIGHS = 0.25
 """How much the newest step counts in the running means."""
