@@ -34,6 +34,10 @@ def test_a_slow_machine_still_goes_forward() -> None:
     assert Pace(7).tokens(continuing=8, waiting=1) == 7
 
 
+def test_a_machine_whose_arithmetic_is_the_limit_gets_smaller_pieces() -> None:
+    assert learnt(plain_seconds=0.04, seconds_per_token=0.002).tokens(continuing=8, waiting=1) in (12, 13)
+
+
 def test_more_rows_than_were_measured_count_as_the_most_that_were() -> None:
     assert learnt(rows=8).tokens(continuing=30, waiting=1) in (32, 33)
     # Fewer rows than any that were measured: nothing is known of them.
@@ -46,3 +50,10 @@ def test_a_machine_that_becomes_slower_is_followed() -> None:
         pace.took(0.1, continuing=8, prompt_tokens=0)
         pace.took(0.1 + 0.4, continuing=8, prompt_tokens=100)
     assert pace.tokens(continuing=8, waiting=1) in (16, 17)
+
+
+def test_a_few_slow_steps_before_a_prompt_make_its_pieces_no_larger() -> None:
+    pace = learnt()
+    for seconds in [0.05] * 5 + [0.2] * 4:
+        pace.took(seconds, continuing=8, prompt_tokens=0)
+    assert pace.tokens(continuing=8, waiting=1) in (32, 33)
